@@ -1,0 +1,167 @@
+//! Media: run a block operation now, or complete it later.
+//!
+//! Control opens a [`Medium`] (that may block) and every reactor that needs it attaches to it (that may
+//! not), which gives the reactor a [`Backend`] of its own. A backend knows blocks and buffers; it never
+//! sees a CDB, sense data or a session.
+
+pub mod offload;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::buffer::Buffer;
+use crate::units::{BlockSize, Blocks, Extent, Lba};
+
+/// What control must know of a medium once it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Bytes per logical block.
+    pub block_size: BlockSize,
+    /// How many blocks there are.
+    pub capacity: Blocks,
+    /// log2 of logical blocks per physical block (SBC-4, READ CAPACITY(16)).
+    pub physical_block_exponent: u8,
+    /// Nothing may be written.
+    pub read_only: bool,
+    /// A completed write may still be lost until a flush: the write cache of SBC-4, section 4.15.
+    pub write_cache: bool,
+    /// Blocks are never stored (the `null` backend): what would promise otherwise is refused.
+    pub forgets: bool,
+}
+
+/// One operation on a medium. Its buffer, where it has one, is at least as long as the extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockIo {
+    /// Fill the start of the buffer from the extent.
+    Read(Extent),
+    /// Write the start of the buffer to the extent; with `fua` it is stable when it completes.
+    Write {
+        /// Where to.
+        extent: Extent,
+        /// Force unit access: complete only when the blocks survive a loss of power.
+        fua: bool,
+    },
+    /// Make every write that completed before this was submitted stable.
+    Flush,
+    /// Bring the extent into a cache, if there is one. No buffer.
+    Prefetch(Extent),
+}
+
+/// The submitter's name for an operation; the backend only hands it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IoTag(pub u64);
+
+/// An operation's end, with the buffer it was given.
+#[derive(Debug)]
+pub struct Completion {
+    /// Name from [`Backend::submit`].
+    pub tag: IoTag,
+    /// What came of it.
+    pub result: Result<(), BlockError>,
+    /// The buffer, back at its owner.
+    pub buffer: Option<Buffer>,
+}
+
+/// What a medium can say; only `scsi` turns it into sense data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BlockError {
+    /// The medium cannot read or write this block (EIO, a short read).
+    #[error("medium error at block {}", at.0)]
+    Medium {
+        /// First block that failed.
+        at: Lba,
+    },
+    /// There is no room for the write (ENOSPC, EDQUOT).
+    #[error("no space left on the medium")]
+    NoSpace,
+    /// An earlier flush failed, so what was written may be lost: nothing more is accepted until reopened.
+    #[error("an earlier flush failed; the medium must be reopened")]
+    FlushFailed,
+    /// The medium takes no writes.
+    #[error("the medium is read-only")]
+    ReadOnly,
+    /// The medium is not there any more.
+    #[error("the medium is gone")]
+    Gone,
+    /// [`Backend::cancel`] came before it was started.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// What became of a submission.
+#[derive(Debug)]
+pub enum Submit {
+    /// Finished already.
+    Done(Completion),
+    /// It will come out of [`Backend::poll`].
+    Pending,
+    /// Nothing was started; here is the buffer, try again after [`Backend::poll`].
+    Full(Option<Buffer>),
+}
+
+/// One reactor's handle on one medium. Not `Send`: it stays on the core that attached it.
+pub trait Backend: Debug {
+    /// Starts `io` without blocking. The backend owns the buffer until the completion.
+    fn submit(&mut self, tag: IoTag, io: BlockIo, buffer: Option<Buffer>) -> Submit;
+
+    /// Hands each finished operation to `done`, exactly once; returns how many.
+    fn poll(&mut self, done: &mut dyn FnMut(Completion)) -> usize;
+
+    /// Operations submitted and not yet handed back.
+    fn in_flight(&self) -> usize;
+
+    /// Tries to end an operation early. It completes in any case, once, with its own result or
+    /// [`BlockError::Cancelled`].
+    fn cancel(&mut self, tag: IoTag);
+}
+
+/// A file, a device or memory that control opened: shared by the reactors that attach to it.
+pub trait Medium: Send + Sync + Debug {
+    /// Size and abilities.
+    fn geometry(&self) -> Geometry;
+
+    /// Kind and place for people: `file:/srv/disk.img`.
+    fn describe(&self) -> String;
+
+    /// A backend for the calling core. Never blocks on the medium.
+    ///
+    /// # Errors
+    /// When the core's ring or memory cannot take another one.
+    fn attach(self: Arc<Self>, context: &AttachContext) -> std::io::Result<Box<dyn Backend>>;
+
+    /// Makes everything written so far stable; blocks. For control, at shutdown.
+    ///
+    /// # Errors
+    /// As `fdatasync`.
+    fn flush(&self) -> std::io::Result<()>;
+}
+
+/// What a reactor offers to the backends it attaches.
+#[derive(Clone, Debug)]
+pub struct AttachContext {
+    /// The core's ring; `None` where io_uring is denied.
+    pub ring: Option<crate::sys::ring::SharedRing>,
+    /// Threads off the reactors' cores.
+    pub offload: Arc<offload::OffloadPool>,
+    /// Wakes the reactor that attached, from any thread.
+    pub waker: Waker,
+    /// Operations this backend may have in flight.
+    pub depth: u32,
+}
+
+/// Wakes a sleeping reactor; costs next to nothing when it is awake.
+#[derive(Clone)]
+pub struct Waker(pub Arc<dyn Fn() + Send + Sync>);
+
+impl Waker {
+    /// Wakes it.
+    pub fn wake(&self) {
+        (self.0)();
+    }
+}
+
+impl Debug for Waker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Waker")
+    }
+}

@@ -1,0 +1,1 @@
+//! Cutting a byte stream into PDUs.
