@@ -4,4 +4,6 @@
     reason = "this module is where unsafe lives; each block states its invariant"
 )]
 
+pub mod hugepage;
+pub mod numa;
 pub mod ring;
