@@ -379,7 +379,7 @@ mod tests {
             let mut held: Vec<(Buffer, u8)> = Vec::new();
             let mut promised = 0;
             for (n, act) in acts.into_iter().enumerate() {
-                let mark = (n % 251) as u8;
+                let mark = u8::try_from(n % 251).expect("below 251");
                 let mut got = None;
                 match act {
                     Act::Take(wanted, least) => {
