@@ -27,6 +27,7 @@ use super::params::{Offer, OperationalParams};
 use super::target::{Target, TargetSet};
 use crate::units::SerialNumber;
 
+pub use crate::pdu::code::LoginStatus;
 pub use machine::Login;
 pub use negotiate::{TextFacts, full_feature_text};
 pub use refusal::{LoginError, Refusal};
