@@ -1,5 +1,7 @@
 //! iSCSI without sockets: bytes and completions in, bytes and block operations out.
 
+pub mod discovery;
+pub mod login;
 pub mod params;
 pub mod target;
 
