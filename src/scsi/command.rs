@@ -103,7 +103,7 @@ pub fn start(cdb: &Cdb, bounds: Bounds, cx: &mut Context<'_>) -> Command {
     }
 }
 
-/// The checks, in the order that SAM-5 (sections 5.14 and 4.6) and SPC-4 (section 4.3) give them: is there a
+/// The checks, in this order: is there a
 /// logical unit, has it news, does it know the command, are the bits right, may its medium be accessed.
 fn plan(cdb: &Cdb, bounds: Bounds, cx: &mut Context<'_>) -> Result<Plan, Sense> {
     let row = opcodes::find(cdb);
