@@ -6,9 +6,11 @@
 
 mod disk;
 pub mod file;
+pub mod iouring;
 pub mod null;
 pub mod offload;
 pub mod ram;
+pub mod spec;
 mod table;
 
 use std::fmt::Debug;
