@@ -12,6 +12,7 @@ fn ring() -> Option<SharedRing> {
 fn slot() -> Slot {
     let options = MapOptions {
         hugepages: false,
+        reserved: false,
         numa_node: None,
         touch: false,
     };
