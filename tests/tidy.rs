@@ -7,9 +7,20 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("cli", &["control", "initiator", "units"]),
     ("initiator", &["pdu", "buffer", "stats", "sys", "units"]),
-    ("control", &["reactor", "session", "scsi", "backend", "buffer", "stats", "sys", "units"]),
-    ("reactor", &["session", "backend", "buffer", "stats", "sys", "units"]),
-    ("session", &["pdu", "scsi", "backend", "buffer", "stats", "units"]),
+    (
+        "control",
+        &[
+            "reactor", "session", "scsi", "backend", "buffer", "stats", "sys", "units",
+        ],
+    ),
+    (
+        "reactor",
+        &["session", "backend", "buffer", "stats", "sys", "units"],
+    ),
+    (
+        "session",
+        &["pdu", "scsi", "backend", "buffer", "stats", "units"],
+    ),
     ("scsi", &["backend", "units"]),
     ("backend", &["buffer", "sys", "units"]),
     ("buffer", &["sys", "units"]),
@@ -22,17 +33,49 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// A word, the places that may say it (module or module/file), and why nobody else may.
 const WORDS: &[(&str, &[&str], &str)] = &[
     ("unsafe ", &["sys"], "unsafe lives in sys"),
-    ("Instant::now", &["reactor", "control", "cli", "initiator"], "time is a parameter"),
-    ("SystemTime::now", &["control", "cli", "initiator"], "time is a parameter"),
-    ("mio::", &["reactor", "control", "initiator"], "sockets belong to the shell"),
+    (
+        "Instant::now",
+        &["reactor", "control", "cli", "initiator"],
+        "time is a parameter",
+    ),
+    (
+        "SystemTime::now",
+        &["control", "cli", "initiator"],
+        "time is a parameter",
+    ),
+    (
+        "mio::",
+        &["reactor", "control", "initiator"],
+        "sockets belong to the shell",
+    ),
     ("io_uring::", &["sys"], "the ring is driven from sys"),
     ("libc::", &["sys"], "system calls live in sys"),
-    ("serde", &["control", "cli"], "the data plane parses no JSON"),
-    ("Mutex", &["control", "backend/offload.rs", "backend/fault.rs"], "the data plane takes no lock"),
+    (
+        "serde",
+        &["control", "cli"],
+        "the data plane parses no JSON",
+    ),
+    (
+        "Mutex",
+        &["control", "backend/offload.rs", "backend/fault.rs"],
+        "the data plane takes no lock",
+    ),
     ("RwLock", &["control"], "the data plane takes no lock"),
-    ("Condvar", &["control", "backend/offload.rs", "backend/fault.rs"], "the data plane takes no lock"),
-    ("tracing::", &["control", "cli", "initiator"], "the data plane logs nothing"),
-    ("println!", &["cli", "control"], "only the command line talks"),
+    (
+        "Condvar",
+        &["control", "backend/offload.rs", "backend/fault.rs"],
+        "the data plane takes no lock",
+    ),
+    (
+        "tracing::",
+        &["control", "cli", "initiator"],
+        "the data plane logs nothing",
+    ),
+    (
+        "println!",
+        &["cli", "control"],
+        "only the command line talks",
+    ),
     ("dbg!", &[], "left over"),
     ("todo!", &[], "not done is not merged"),
     ("unimplemented!", &[], "not done is not merged"),
@@ -61,7 +104,11 @@ fn sources() -> Vec<PathBuf> {
 /// The file's path below `src`, and its lines before its tests, without comments.
 fn code_of(path: &Path) -> (String, Vec<(usize, String)>) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let name = path.strip_prefix(&root).expect("below src").to_string_lossy().into_owned();
+    let name = path
+        .strip_prefix(&root)
+        .expect("below src")
+        .to_string_lossy()
+        .into_owned();
     let text = fs::read_to_string(path).expect("readable");
     let lines = text
         .lines()
@@ -73,7 +120,10 @@ fn code_of(path: &Path) -> (String, Vec<(usize, String)>) {
 }
 
 fn module_of(name: &str) -> &str {
-    name.split('/').next().unwrap_or(name).trim_end_matches(".rs")
+    name.split('/')
+        .next()
+        .unwrap_or(name)
+        .trim_end_matches(".rs")
 }
 
 fn is_test_file(name: &str) -> bool {
@@ -94,8 +144,11 @@ fn crate_imports(line: &str) -> Vec<String> {
             None => vec![rest],
         };
         for name in names {
-            let name: String =
-                name.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let name: String = name
+                .trim()
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect();
             if !name.is_empty() {
                 out.push(name);
             }
@@ -121,7 +174,9 @@ fn imports_point_down() {
             for import in crate_imports(&line) {
                 let ours = MAY_IMPORT.iter().any(|(m, _)| *m == import);
                 if ours && import != module && !allowed.contains(&import.as_str()) {
-                    wrong.push(format!("src/{name}:{number}: {module} may not import {import}"));
+                    wrong.push(format!(
+                        "src/{name}:{number}: {module} may not import {import}"
+                    ));
                 }
             }
         }
@@ -162,7 +217,8 @@ fn a_file_is_a_sitting() {
 
 #[test]
 fn every_dependency_says_why() {
-    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).expect("manifest");
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
+        .expect("manifest");
     let mut inside = false;
     let mut previous = "";
     for line in manifest.lines() {
@@ -191,7 +247,10 @@ fn tests_wait_for_conditions_and_not_for_time() {
 
 #[test]
 fn the_import_scanner_sees_lists_and_paths() {
-    assert_eq!(crate_imports("use crate::{pdu::x, units};"), ["pdu", "units"]);
+    assert_eq!(
+        crate_imports("use crate::{pdu::x, units};"),
+        ["pdu", "units"]
+    );
     assert_eq!(crate_imports("let x = crate::sys::cpu::pin();"), ["sys"]);
     assert_eq!(crate_imports("$crate::foo mycrate::bar"), [] as [&str; 0]);
 }

@@ -4,7 +4,12 @@
 //! not), which gives the reactor a [`Backend`] of its own. A backend knows blocks and buffers; it never
 //! sees a CDB, sense data or a session.
 
+mod disk;
+pub mod file;
+pub mod null;
 pub mod offload;
+pub mod ram;
+mod table;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -60,6 +65,16 @@ pub struct Completion {
     pub result: Result<(), BlockError>,
     /// The buffer, back at its owner.
     pub buffer: Option<Buffer>,
+}
+
+/// The bytes of `extent`, which a buffer of `available` bytes is long enough for.
+fn transfer_len(extent: Extent, size: BlockSize, available: usize) -> usize {
+    let len = usize::try_from(extent.byte_len(size)).unwrap_or(usize::MAX);
+    assert!(
+        len <= available,
+        "an extent of {len} bytes with a buffer of {available}"
+    );
+    len
 }
 
 /// What a medium can say; only `scsi` turns it into sense data.

@@ -22,7 +22,7 @@ pub enum TextError {
     KeyTooLong,
     /// The key-name is not a standard-label.
     #[error(
-        "a key-name that does not start with a capital letter or has characters a key-name cannot have"
+        "a key-name that does not start with a letter or has characters a key-name cannot have"
     )]
     BadKey,
     /// The value is not UTF-8.
@@ -93,9 +93,10 @@ fn split_pair(pair: &[u8]) -> Result<Pair<'_>, TextError> {
     })
 }
 
-/// Standard-label, and "#" for the one key that has it (X#NodeArchitecture, section 13.26).
+/// Standard-label, but for what two of the standard's own keys do: "#" (X#NodeArchitecture, section 13.26)
+/// and a small first letter (iSCSIProtocolLevel, section 13.24).
 fn is_key(key: &[u8]) -> bool {
-    key.first().is_some_and(u8::is_ascii_uppercase)
+    key.first().is_some_and(u8::is_ascii_alphabetic)
         && key
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || b".-+@_#".contains(byte))
@@ -293,7 +294,7 @@ mod tests {
             (&b"Key=1"[..], TextError::Unterminated),
             (b"Key\0B=1\0", TextError::NoEqualsSign),
             (b"=1\0", TextError::BadKey),
-            (b"key=1\0", TextError::BadKey),
+            (b"1key=1\0", TextError::BadKey),
             (b"Ke y=1\0", TextError::BadKey),
             (b"K\xc3\xa9=1\0", TextError::BadKey),
             (b"Key=\xff\0B=1\0", TextError::NotUtf8),
@@ -302,7 +303,11 @@ mod tests {
             assert_eq!(pairs(text), [Err(error)]);
         }
         assert!(pairs(&[&[b'K'; 63][..], b"=1\0"].concat())[0].is_ok());
-        assert!(pairs(b"X#NodeArchitecture=a\0")[0].is_ok());
+        assert!(
+            pairs(b"X#NodeArchitecture=a\0iSCSIProtocolLevel=2\0")
+                .iter()
+                .all(Result::is_ok)
+        );
     }
 
     #[test]

@@ -4,4 +4,9 @@
     reason = "this module is where unsafe lives; each block states its invariant"
 )]
 
+pub mod copy;
+pub mod cpu;
+pub mod file;
+pub mod hugepage;
+pub mod numa;
 pub mod ring;

@@ -1,0 +1,188 @@
+//! An open file or block device: what its system calls mean in blocks, shared by `file` and `iouring`.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{BlockError, BlockIo, Geometry};
+use crate::sys::file::{self, WriteMode};
+use crate::units::{BlockSize, Extent, Lba};
+
+/// One open medium. All cores that attach share it.
+#[derive(Debug)]
+pub(super) struct Disk {
+    /// Reads, writes and flushes go here.
+    pub(super) file: Arc<File>,
+    pub(super) path: PathBuf,
+    pub(super) geometry: Geometry,
+    /// Nothing waits for a device (tmpfs): every operation may be done at once.
+    pub(super) in_memory: bool,
+    /// Opened with O_DIRECT.
+    pub(super) direct: bool,
+    /// A flush failed: what was written may be lost, and nothing more is accepted.
+    pub(super) poisoned: AtomicBool,
+}
+
+/// What an error number means for a transfer of which `done` bytes went well.
+pub(super) fn meaning(
+    error: &io::Error,
+    extent: Extent,
+    size: BlockSize,
+    done: usize,
+) -> BlockError {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => BlockError::NoSpace,
+        Some(libc::ENXIO | libc::ENODEV | libc::ENOMEDIUM) => BlockError::Gone,
+        Some(libc::EROFS | libc::EPERM | libc::EBADF) => BlockError::ReadOnly,
+        _ => BlockError::Medium {
+            at: block_at(extent, size, done),
+        },
+    }
+}
+
+/// The block in which byte `done` of the extent lies.
+pub(super) fn block_at(extent: Extent, size: BlockSize, done: usize) -> Lba {
+    let blocks = size
+        .blocks_in(done as u64)
+        .0
+        .min(extent.len().0.saturating_sub(1));
+    Lba(extent.start().0 + blocks)
+}
+
+impl Disk {
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
+    }
+
+    pub(super) fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    /// Why `io` cannot even be tried, if so.
+    pub(super) fn refusal(&self, io: BlockIo) -> Option<BlockError> {
+        match io {
+            BlockIo::Write { .. } if self.geometry.read_only => Some(BlockError::ReadOnly),
+            BlockIo::Write { .. } | BlockIo::Flush if self.is_poisoned() => {
+                Some(BlockError::FlushFailed)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a write must be stable when it completes: asked for, or there is no write cache to be in.
+    pub(super) fn stable(&self, fua: bool) -> bool {
+        (fua || !self.geometry.write_cache) && !self.in_memory
+    }
+
+    /// Does all of `io`, however long it takes, and tells what came of it.
+    pub(super) fn run(&self, io: BlockIo, memory: &mut [u8]) -> Result<(), BlockError> {
+        if let Some(refusal) = self.refusal(io) {
+            return Err(refusal);
+        }
+        match io {
+            BlockIo::Read(extent) => self.read(extent, memory),
+            BlockIo::Write { extent, fua } => self.write(extent, memory, self.stable(fua)),
+            BlockIo::Flush => self.flush(),
+            BlockIo::Prefetch(extent) => {
+                let size = self.geometry.block_size;
+                if !extent.is_empty() {
+                    // Advice that is not taken is no error.
+                    let _ =
+                        file::prefetch(&self.file, extent.byte_start(size), extent.byte_len(size));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn read(&self, extent: Extent, memory: &mut [u8]) -> Result<(), BlockError> {
+        let size = self.geometry.block_size;
+        let len = super::transfer_len(extent, size, memory.len());
+        let mut done = 0;
+        while done < len {
+            let at = extent.byte_start(size) + done as u64;
+            match file::read_at(&self.file, &mut memory[done..len], at, false) {
+                Ok(0) => {
+                    let at = block_at(extent, size, done);
+                    return Err(BlockError::Medium { at });
+                }
+                Ok(n) => done += n,
+                Err(error) => return Err(meaning(&error, extent, size, done)),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, extent: Extent, memory: &[u8], stable: bool) -> Result<(), BlockError> {
+        let mut mode = if stable {
+            WriteMode::Stable
+        } else {
+            WriteMode::Cached
+        };
+        let mut sync_after = None;
+        let size = self.geometry.block_size;
+        let len = super::transfer_len(extent, size, memory.len());
+        let mut done = 0;
+        while done < len {
+            let at = extent.byte_start(size) + done as u64;
+            match file::write_at(&self.file, &memory[done..len], at, mode) {
+                Ok(0) => {
+                    let at = block_at(extent, size, done);
+                    return Err(BlockError::Medium { at });
+                }
+                Ok(n) => done += n,
+                Err(error) if mode == WriteMode::Stable => match after_stable(&error) {
+                    AfterStable::Poison => {
+                        self.poison();
+                        return Err(meaning(&error, extent, size, done));
+                    }
+                    next => {
+                        mode = WriteMode::Cached;
+                        sync_after = Some(next);
+                    }
+                },
+                Err(error) => return Err(meaning(&error, extent, size, done)),
+            }
+        }
+        match sync_after {
+            None => Ok(()),
+            Some(AfterStable::WriteAndSync) => self.flush(),
+            Some(_) => {
+                self.poison();
+                Err(BlockError::FlushFailed)
+            }
+        }
+    }
+
+    fn flush(&self) -> Result<(), BlockError> {
+        if self.in_memory || self.geometry.read_only {
+            return Ok(());
+        }
+        self.file.sync_data().map_err(|_| {
+            self.poison();
+            BlockError::FlushFailed
+        })
+    }
+}
+
+/// What to do when a write with RWF_DSYNC failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AfterStable {
+    /// There is no RWF_DSYNC here: write, then flush.
+    WriteAndSync,
+    /// No room: was it the write that found none, or the flush of something written before? A plain write
+    /// tells: if it succeeds, it was the flush.
+    Probe,
+    /// The flush in it may have failed, and the kernel reports that only once.
+    Poison,
+}
+
+pub(super) fn after_stable(error: &io::Error) -> AfterStable {
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP | libc::EINVAL) => AfterStable::WriteAndSync,
+        Some(libc::ENOSPC | libc::EDQUOT) => AfterStable::Probe,
+        _ => AfterStable::Poison,
+    }
+}

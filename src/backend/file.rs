@@ -1,0 +1,157 @@
+//! A plain file or a block device by system calls: inline what cannot wait, threads for the rest.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::disk::Disk;
+use super::offload::{OffloadClient, Offloaded};
+use super::table::Table;
+use super::{
+    AttachContext, Backend, BlockError, BlockIo, Completion, Geometry, IoTag, Medium, Submit,
+};
+use crate::buffer::Buffer;
+use crate::sys::file;
+
+/// An open file or device, served by system calls.
+#[derive(Debug)]
+pub struct FileMedium {
+    disk: Arc<Disk>,
+}
+
+impl FileMedium {
+    pub(super) fn new(disk: Arc<Disk>) -> Self {
+        Self { disk }
+    }
+}
+
+impl Offloaded for Disk {
+    fn run(&self, io: BlockIo, memory: &mut [u8]) -> Result<(), BlockError> {
+        Self::run(self, io, memory)
+    }
+}
+
+impl Medium for FileMedium {
+    fn geometry(&self) -> Geometry {
+        self.disk.geometry
+    }
+
+    fn describe(&self) -> String {
+        format!("file:{}", self.disk.path.display())
+    }
+
+    fn attach(self: Arc<Self>, context: &AttachContext) -> std::io::Result<Box<dyn Backend>> {
+        Ok(Box::new(FileBackend::new(&self.disk, context)))
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        flush_now(&self.disk)
+    }
+}
+
+/// [`Medium::flush`] of a file or device.
+pub(super) fn flush_now(disk: &Disk) -> std::io::Result<()> {
+    match disk.run(BlockIo::Flush, &mut []) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(std::io::Error::other(error)),
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct FileBackend {
+    disk: Arc<Disk>,
+    offload: OffloadClient,
+    table: Table<()>,
+    cancelled: VecDeque<Completion>,
+}
+
+impl FileBackend {
+    pub(super) fn new(disk: &Arc<Disk>, context: &AttachContext) -> Self {
+        let depth = context.depth.max(1);
+        let medium: Arc<dyn Offloaded> = Arc::<Disk>::clone(disk);
+        Self {
+            disk: Arc::clone(disk),
+            offload: context.offload.client(medium, depth, context.waker.clone()),
+            table: Table::new(depth),
+            cancelled: VecDeque::with_capacity(depth as usize),
+        }
+    }
+}
+
+/// Tries to do `io` at once, without waiting for a device; `None` when that cannot be, or is not known.
+pub(super) fn at_once(
+    disk: &Disk,
+    io: BlockIo,
+    buffer: Option<&mut Buffer>,
+) -> Option<Result<(), BlockError>> {
+    if let Some(refusal) = disk.refusal(io) {
+        return Some(Err(refusal));
+    }
+    let memory = buffer.map_or(&mut [][..], Buffer::as_mut_slice);
+    match io {
+        BlockIo::Read(e) | BlockIo::Write { extent: e, .. } | BlockIo::Prefetch(e)
+            if e.is_empty() =>
+        {
+            Some(Ok(()))
+        }
+        _ if disk.in_memory => Some(disk.run(io, memory)),
+        BlockIo::Read(extent) if !disk.direct => {
+            let size = disk.geometry.block_size;
+            let len = super::transfer_len(extent, size, memory.len());
+            let got = file::read_at(
+                &disk.file,
+                &mut memory[..len],
+                extent.byte_start(size),
+                true,
+            );
+            got.is_ok_and(|n| n == len).then_some(Ok(()))
+        }
+        _ => None,
+    }
+}
+
+impl Backend for FileBackend {
+    fn submit(&mut self, tag: IoTag, io: BlockIo, mut buffer: Option<Buffer>) -> Submit {
+        if let Some(result) = at_once(&self.disk, io, buffer.as_mut()) {
+            return Submit::Done(Completion {
+                tag,
+                result,
+                buffer,
+            });
+        }
+        if self.table.is_full() {
+            return Submit::Full(buffer);
+        }
+        let (index, loan) = self.table.insert(tag, io, (), buffer);
+        match self.offload.submit(index, io, loan) {
+            Ok(()) => Submit::Pending,
+            Err(loan) => Submit::Full(self.table.remove(index, loan).1),
+        }
+    }
+
+    fn poll(&mut self, done: &mut dyn FnMut(Completion)) -> usize {
+        let mut count = 0;
+        while let Some(completion) = self.cancelled.pop_front() {
+            done(completion);
+            count += 1;
+        }
+        while let Some(back) = self.offload.poll() {
+            done(self.table.complete(back.index, back.result, back.loan));
+            count += 1;
+        }
+        count
+    }
+
+    fn in_flight(&self) -> usize {
+        self.table.len() + self.cancelled.len()
+    }
+
+    fn cancel(&mut self, tag: IoTag) {
+        let Some(index) = self.table.find(tag) else {
+            return;
+        };
+        if let Some(loan) = self.offload.withdraw(index) {
+            let completion = self.table.complete(index, Err(BlockError::Cancelled), loan);
+            self.cancelled.push_back(completion);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! A medium in memory, shared by all cores; gone with the process.
+
+use std::sync::Arc;
+
+use super::{
+    AttachContext, Backend, BlockError, BlockIo, Completion, Geometry, IoTag, Medium, Submit,
+};
+use crate::buffer::Buffer;
+use crate::sys::copy::SharedMemory;
+use crate::units::{BlockSize, Extent};
+
+/// Memory served as blocks.
+#[derive(Debug)]
+pub struct RamMedium {
+    memory: SharedMemory,
+    geometry: Geometry,
+    name: String,
+}
+
+impl RamMedium {
+    /// `bytes` of zeroes, in memory that is only taken when written; the notes say what kind of pages.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn new(
+        name: &str,
+        block_size: BlockSize,
+        bytes: u64,
+        read_only: bool,
+    ) -> std::io::Result<Self> {
+        let len = usize::try_from(bytes).map_err(std::io::Error::other)?;
+        let (memory, _report) = SharedMemory::new(len, true)?;
+        Ok(Self {
+            memory,
+            geometry: Geometry {
+                block_size,
+                capacity: block_size.blocks_in(bytes),
+                physical_block_exponent: 0,
+                read_only,
+                write_cache: false,
+                forgets: false,
+            },
+            name: name.to_owned(),
+        })
+    }
+}
+
+impl Medium for RamMedium {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn describe(&self) -> String {
+        format!("ram:{}", self.name)
+    }
+
+    fn attach(self: Arc<Self>, _context: &AttachContext) -> std::io::Result<Box<dyn Backend>> {
+        Ok(Box::new(RamBackend { medium: self }))
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct RamBackend {
+    medium: Arc<RamMedium>,
+}
+
+impl RamBackend {
+    fn place(&self, extent: Extent, available: usize) -> (usize, usize) {
+        let size = self.medium.geometry.block_size;
+        let start = usize::try_from(extent.byte_start(size)).expect("inside memory");
+        (start, super::transfer_len(extent, size, available))
+    }
+}
+
+impl Backend for RamBackend {
+    fn submit(&mut self, tag: IoTag, io: BlockIo, mut buffer: Option<Buffer>) -> Submit {
+        let result = match (io, &mut buffer) {
+            (BlockIo::Read(extent), Some(buffer)) => {
+                let (start, len) = self.place(extent, buffer.len());
+                self.medium
+                    .memory
+                    .read(start, &mut buffer.as_mut_slice()[..len]);
+                Ok(())
+            }
+            (BlockIo::Write { .. }, _) if self.medium.geometry.read_only => {
+                Err(BlockError::ReadOnly)
+            }
+            (BlockIo::Write { extent, .. }, Some(buffer)) => {
+                let (start, len) = self.place(extent, buffer.len());
+                self.medium.memory.write(start, &buffer.as_slice()[..len]);
+                Ok(())
+            }
+            // An empty transfer, a flush or a prefetch: memory is as stable as it gets.
+            _ => Ok(()),
+        };
+        Submit::Done(Completion {
+            tag,
+            result,
+            buffer,
+        })
+    }
+
+    fn poll(&mut self, _done: &mut dyn FnMut(Completion)) -> usize {
+        0
+    }
+
+    fn in_flight(&self) -> usize {
+        0
+    }
+
+    fn cancel(&mut self, _tag: IoTag) {}
+}
