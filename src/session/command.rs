@@ -12,9 +12,7 @@ use crate::pdu::bhs::{FINAL, READ, ScsiCommandBhs, WRITE};
 use crate::pdu::code::RejectReason;
 use crate::pdu::frame::{Ahs, AhsSegments};
 use crate::scsi::sense::key;
-use crate::scsi::{
-    self, Context, Memory, Outcome, OwnerRequest, Port, Sense, Status, Step, Which,
-};
+use crate::scsi::{self, Context, Memory, Outcome, OwnerRequest, Port, Sense, Status, Step, Which};
 
 /// Steps of one command in one turn: after that the others have theirs.
 const STEPS_PER_TURN: usize = 64;
@@ -30,7 +28,11 @@ pub(super) enum Received<'a> {
     /// In the receive ring.
     Bytes(&'a [u8]),
     /// In a buffer of its own; `spent`: taken on the window's promise.
-    Own { buffer: Buffer, len: usize, spent: bool },
+    Own {
+        buffer: Buffer,
+        len: usize,
+        spent: bool,
+    },
     /// Already in its task's buffer, or dropped.
     Gone { len: usize },
 }
@@ -156,13 +158,7 @@ impl Session {
     }
 
     /// A data buffer for a write: `wanted` bytes, else the promised chunk, else at least `least`.
-    pub(super) fn land(
-        &mut self,
-        home: &mut Home,
-        slot: u16,
-        wanted: usize,
-        least: usize,
-    ) -> bool {
+    pub(super) fn land(&mut self, home: &mut Home, slot: u16, wanted: usize, least: usize) -> bool {
         let promised = self.tasks.get(slot).promised;
         let mut buffer = None;
         if wanted > CHUNK || !promised {
@@ -498,9 +494,7 @@ impl Session {
             task.state = State::Absorbing(status);
             return;
         }
-        if task.state != State::Aborted { in_flight: true } {
-            task.state = State::Answering(status);
-        }
+        task.state = State::Answering(status);
         home.count(Event::CommandEnded);
         self.leave(home, slot);
         self.queue(home, slot);

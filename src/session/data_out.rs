@@ -224,7 +224,9 @@ impl Session {
                 self.sequence_ended(home, slot, tag, last);
             }
             Placement::Stale => home.count(Event::StaleData),
-            Placement::Reject(reason) => self.reject(home, reason, zerocopy::IntoBytes::as_bytes(bhs)),
+            Placement::Reject(reason) => {
+                self.reject(home, reason, zerocopy::IntoBytes::as_bytes(bhs))
+            }
         }
     }
 

@@ -214,8 +214,7 @@ impl Session {
             max_cmd_sn: n.max_cmd_sn.into(),
             reserved_36: [0; 12],
         };
-        self.tx
-            .encode(&bhs, Payload::Heap(text), None, &self.tasks);
+        self.tx.encode(&bhs, Payload::Heap(text), None, &self.tasks);
     }
 
     /// `len` bytes were handed to the socket.
@@ -230,6 +229,10 @@ impl Session {
             if let Some(slot) = pdu.task {
                 self.task_pdu_left(home, slot);
             }
+        }
+        if !self.tx.queue.is_empty() {
+            // More than the wire had room for.
+            self.make_ready(home);
         }
         if self.rx.start < self.rx.end && self.tx.has_room() {
             // PDUs may have been left in the ring because too much was unanswered.

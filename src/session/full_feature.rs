@@ -2,6 +2,7 @@
 
 use zerocopy::IntoBytes;
 
+use super::Phase;
 use super::Session;
 use super::command::Received;
 use super::command_window::Arrival;
@@ -10,11 +11,8 @@ use super::error::{ConnectionError, Event};
 use super::home::Home;
 use super::receive::{DIRECT_FROM, Direct, Sink};
 use super::transmit::{INLINE, Inline, Out, Payload};
-use super::Phase;
 use crate::buffer::{Buffer, CHUNK, LARGEST};
-use crate::pdu::bhs::{
-    BHS_LEN, DataOutBhs, LogoutRequestBhs, NO_TAG, NopOutBhs, ScsiCommandBhs,
-};
+use crate::pdu::bhs::{BHS_LEN, LogoutRequestBhs, NO_TAG, NopOutBhs, ScsiCommandBhs};
 use crate::pdu::code::{LogoutReason, LogoutResponse, Opcode, RejectReason};
 use crate::pdu::digest::{DIGEST_LEN, RunningDigest};
 use crate::pdu::frame::{Frame, PduLayout, header};
@@ -81,7 +79,11 @@ impl Session {
         let bytes = &ring.as_slice()[self.rx.start..self.rx.end];
         if let Some(direct) = self.rx.direct.as_ref() {
             let tail = padding(direct.layout.data_len)
-                + if direct.layout.data_digest { DIGEST_LEN } else { 0 };
+                + if direct.layout.data_digest {
+                    DIGEST_LEN
+                } else {
+                    0
+                };
             let after = direct.layout.data_offset + tail;
             if direct.missing() > 0 || bytes.len() < after {
                 return Ok(false);
@@ -421,7 +423,8 @@ impl Session {
         } else if tag != NO_TAG && self.tasks.find(tag).is_some() {
             Some(RejectReason::TASK_IN_PROGRESS)
         } else if opcode == Opcode::SCSI_COMMAND
-            && (self.facts.target.is_none() || (immediate && self.immediate_tasks >= IMMEDIATE_TASKS))
+            && (self.facts.target.is_none()
+                || (immediate && self.immediate_tasks >= IMMEDIATE_TASKS))
         {
             Some(if immediate {
                 RejectReason::IMMEDIATE_COMMAND_REJECT
@@ -535,4 +538,3 @@ impl Session {
         self.make_ready(home);
     }
 }
-

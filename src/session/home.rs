@@ -128,7 +128,8 @@ impl Home {
         if passing.remaining == 0 {
             let (owner, barrier) = (passing.owner, passing.barrier);
             unit.passing = None;
-            self.mail.send(owner, Message::Reached { unit: id, barrier });
+            self.mail
+                .send(owner, Message::Reached { unit: id, barrier });
         }
     }
 

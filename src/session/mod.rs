@@ -18,7 +18,7 @@ mod lun_table;
 mod owner;
 pub mod params;
 mod receive;
-mod shard;
+pub mod shard;
 pub mod target;
 mod task;
 mod task_management;
@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 use crate::buffer::{Buffer, CHUNK};
 use crate::pdu::frame::Framing;
+pub use crate::scsi::LogicalUnit;
 use command_window::CommandWindow;
 pub use error::{ConnectionError, Counters, Event};
 use full_feature::Parked;
@@ -306,11 +307,7 @@ impl Session {
 
     /// Whether the backend still has an operation of any task.
     fn has_in_flight(&self) -> bool {
-        self.tasks.used() > 0
-            && self
-                .tasks
-                .slots()
-                .any(|s| self.tasks.get(s).is_in_flight())
+        self.tasks.used() > 0 && self.tasks.slots().any(|s| self.tasks.get(s).is_in_flight())
     }
 
     /// Takes the step that waited for the last operation in flight.
@@ -358,6 +355,18 @@ impl Session {
         for _ in 0..std::mem::take(&mut self.promises) {
             home.pool.unpromise();
         }
+    }
+
+    /// Whether nothing is to be done or sent before the initiator speaks again.
+    fn is_quiet(&self) -> bool {
+        let waits = |slot| {
+            let state = self.tasks.get(slot).state;
+            matches!(
+                state,
+                State::Free | State::AwaitData | State::Absorbing(_) | State::Dormant
+            )
+        };
+        self.tx.is_idle() && (self.tasks.used() == 0 || self.tasks.slots().all(waits))
     }
 
     /// Whether nothing is left of it.

@@ -247,7 +247,11 @@ mod tests {
         let unit = UnitId(3);
         owner.ask(ReactorId(0), ticket(0), unit, Change::Reset, &mut post);
         owner.ask(ReactorId(1), ticket(1), unit, Change::Reset, &mut post);
-        assert_eq!(post.0.len(), 2, "only the first is posted, to both reactors");
+        assert_eq!(
+            post.0.len(),
+            2,
+            "only the first is posted, to both reactors"
+        );
         owner.reached(unit, 1, &mut post);
         owner.reached(unit, 7, &mut post);
         assert_eq!(post.0.len(), 2);

@@ -14,7 +14,8 @@ use super::command::io_tag_parts;
 use super::error::{ConnectionError, Counters, Event};
 use super::home::{Home, changed};
 use super::login::{Established, LoginStatus};
-use super::owner::{Asker, Change, Message, ShardMessage};
+pub use super::owner::ShardMessage;
+use super::owner::{Asker, Change, Message};
 use super::unit::Passing;
 use super::{Phase, ReactorId, Session, SessionKey, SessionLimits, UnitId};
 use crate::backend::{Backend, Completion};
@@ -372,6 +373,13 @@ impl Shard {
         !(self.home.backlog.is_empty()
             && self.home.turn_line.is_empty()
             && self.home.mail.local.is_empty())
+    }
+
+    /// Whether every command that does not wait for its initiator has been answered, and every answer sent.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let mut sessions = self.sessions.iter().filter_map(|e| e.session.as_deref());
+        sessions.all(Session::is_quiet)
     }
 
     /// Whether operations are in flight.

@@ -228,11 +228,7 @@ impl Transmitter {
     }
 
     /// The bytes to send next, as many pieces as `pieces` has room for; returns how many.
-    pub(super) fn gather<'a>(
-        &'a self,
-        tasks: &'a TaskTable,
-        pieces: &mut [IoSlice<'a>],
-    ) -> usize {
+    pub(super) fn gather<'a>(&'a self, tasks: &'a TaskTable, pieces: &mut [IoSlice<'a>]) -> usize {
         let mut count = 0;
         let mut skip = self.sent;
         let mut put = |bytes: &'a [u8]| {

@@ -33,12 +33,7 @@ pub(super) struct Units {
 }
 
 impl Units {
-    pub(super) fn attach(
-        &mut self,
-        id: UnitId,
-        unit: Arc<LogicalUnit>,
-        backend: Box<dyn Backend>,
-    ) {
+    pub(super) fn attach(&mut self, id: UnitId, unit: Arc<LogicalUnit>, backend: Box<dyn Backend>) {
         let index = id.0 as usize;
         if self.units.len() <= index {
             self.units.resize_with(index + 1, || None);
@@ -98,7 +93,8 @@ impl Units {
             let Some(Some(unit)) = units.get_mut(id.0 as usize) else {
                 return false;
             };
-            unit.backend.poll(&mut |completion| finished.push(completion));
+            unit.backend
+                .poll(&mut |completion| finished.push(completion));
             unit.polled = unit.backend.in_flight() > 0;
             unit.polled
         });
