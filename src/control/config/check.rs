@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::walk::{Members, Walk};
 use super::{Config, Memory, Mistake, Portal, Reactors, Storage, TargetConfig};
-use crate::backend::spec::BackendKind;
+use crate::backend::spec::{BackendKind, UnknownKind};
 use crate::control::json::Json;
 use crate::control::{cores, names, portal, size};
 use crate::units::BlockSize;
@@ -141,10 +141,10 @@ fn storage(walk: &mut Walk, of: &Members<'_>, defaults: Defaults) -> Option<Stor
 
 /// What has no file needs a size; a size must be whole blocks.
 fn needs_size(walk: &mut Walk, of: &Members<'_>, storage: &Storage) {
-    let no_file = matches!(storage.kind, BackendKind::Ram | BackendKind::Null);
+    let is_ram = storage.kind == BackendKind::Ram;
     let block = u64::from(storage.block_size.bytes());
     match storage.size {
-        None if no_file && !of.has("size") => {
+        None if is_ram && !of.has("size") => {
             walk.mistake(of.place(), format!("a storage of kind \"{}\" needs \"size\"", storage.kind));
         }
         Some(size) if size % block != 0 => {
@@ -180,7 +180,7 @@ fn split_path(text: &str) -> Result<(Option<BackendKind>, PathBuf), String> {
 }
 
 fn kind(text: &str) -> Result<BackendKind, String> {
-    text.parse().map_err(|_| format!("there is no backend \"{text}\"; there are iouring, file, ram and null"))
+    text.parse().map_err(|error: UnknownKind| error.to_string())
 }
 
 /// `size`: bytes, or a string with a unit.

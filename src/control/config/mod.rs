@@ -64,6 +64,28 @@ pub struct Storage {
     pub numa_node: Option<u32>,
 }
 
+impl Storage {
+    /// The usual: blocks of 512 bytes, online, writable, with a write cache.
+    #[must_use]
+    pub fn new(device_id: u64, kind: BackendKind, path: PathBuf) -> Self {
+        Self {
+            device_id,
+            kind,
+            path,
+            size: None,
+            online: true,
+            block_size: BlockSize::B512,
+            read_only: false,
+            write_cache: true,
+            serial: None,
+            vendor: None,
+            product: None,
+            queue_depth: None,
+            numa_node: None,
+        }
+    }
+}
+
 /// One address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Portal {

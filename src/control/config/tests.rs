@@ -60,7 +60,7 @@ fn every_mistake_is_named_with_its_place() {
         r#"storages[0].blockshift: unknown field; did you mean "blockShift"?"#,
         "storages[1].deviceID: 7 is the number of another storage too",
         r#"storages[2]: "deviceID" is missing"#,
-        r#"storages[2].path: there is no backend "rbd"; there are iouring, file, ram and null"#,
+        r#"storages[2].path: unknown backend "rbd": it is one of iouring, file, ram, null"#,
         r#"storages[3]: "path" is missing"#,
         "storages[4].blockShift: is 10: only 9 (512 bytes) and 12 (4096 bytes) are served",
         "storages[4].online: expected true or false, found a string",
@@ -125,11 +125,11 @@ fn portals_that_collide_are_mistakes() {
 
 #[test]
 fn what_has_no_file_needs_a_size_in_whole_blocks() {
-    let text = file(r#", {"deviceID": 8, "path": "null:n"}, {"deviceID": 9, "path": "/x", "size": 1000}"#, "", GOOD_TARGET);
+    let text = file(r#", {"deviceID": 8, "path": "ram:n"}, {"deviceID": 9, "path": "/x", "size": 1000}"#, "", GOOD_TARGET);
     assert_eq!(
         mistakes(&text),
         [
-            r#"storages[1]: a storage of kind "null" needs "size""#,
+            r#"storages[1]: a storage of kind "ram" needs "size""#,
             "storages[2].size: 1000 bytes is not a whole number of blocks of 512 bytes",
         ]
     );
