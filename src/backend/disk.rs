@@ -21,6 +21,10 @@ pub(super) struct Disk {
     pub(super) in_memory: bool,
     /// Opened with O_DIRECT.
     pub(super) direct: bool,
+    /// Whether reading what is cached without waiting (RWF_NOWAIT) works here, as far as is known.
+    pub(super) nowait_reads: AtomicBool,
+    /// The same of writing.
+    pub(super) nowait_writes: AtomicBool,
     /// A flush failed: what was written may be lost, and nothing more is accepted.
     pub(super) poisoned: AtomicBool,
 }
@@ -49,6 +53,17 @@ pub(super) fn block_at(extent: Extent, size: BlockSize, done: usize) -> Lba {
         .0
         .min(extent.len().0.saturating_sub(1));
     Lba(extent.start().0 + blocks)
+}
+
+/// How far an attempt went. Any error is left to the attempt that may wait; one that says "never" is
+/// remembered.
+fn tried(result: io::Result<usize>, possible: &AtomicBool) -> usize {
+    result.unwrap_or_else(|error| {
+        if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) {
+            possible.store(false, Ordering::Relaxed);
+        }
+        0
+    })
 }
 
 impl Disk {
@@ -95,6 +110,34 @@ impl Disk {
                 Ok(())
             }
         }
+    }
+
+    /// Reads what can be had without waiting; returns how many bytes from the start that was.
+    pub(super) fn read_nowait(&self, extent: Extent, memory: &mut [u8]) -> usize {
+        if self.direct || !self.nowait_reads.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let size = self.geometry.block_size;
+        let len = super::transfer_len(extent, size, memory.len());
+        let at = extent.byte_start(size);
+        tried(
+            file::read_at(&self.file, &mut memory[..len], at, true),
+            &self.nowait_reads,
+        )
+    }
+
+    /// Writes what goes into the cache without waiting; returns how many bytes from the start that was.
+    pub(super) fn write_nowait(&self, extent: Extent, memory: &[u8]) -> usize {
+        if self.direct || !self.nowait_writes.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let size = self.geometry.block_size;
+        let len = super::transfer_len(extent, size, memory.len());
+        let at = extent.byte_start(size);
+        tried(
+            file::write_at(&self.file, &memory[..len], at, WriteMode::NoWait),
+            &self.nowait_writes,
+        )
     }
 
     fn read(&self, extent: Extent, memory: &mut [u8]) -> Result<(), BlockError> {
