@@ -46,21 +46,36 @@ fn find(named: Option<&Path>) -> Result<PathBuf, CommandError> {
     if let Some(path) = named {
         return Ok(path.to_path_buf());
     }
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     // A file that is named is used even if it is not there: that is a mistake to hear of.
     if let Some(path) = variable("RINGTGT_CONFIG") {
         return Ok(path);
     }
     let places = config::search_path(variable);
-    places.iter().find(|path| path.exists()).cloned().ok_or_else(|| {
-        let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
-        CommandError::misused(vec![format!("no configuration file; looked for {}", places.join(", "))])
-    })
+    places
+        .iter()
+        .find(|path| path.exists())
+        .cloned()
+        .ok_or_else(|| {
+            let places: Vec<String> = places
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            CommandError::misused(vec![format!(
+                "no configuration file; looked for {}",
+                places.join(", ")
+            )])
+        })
 }
 
 fn load(path: &Path, port: Option<u16>) -> Result<Config, CommandError> {
     let mistake = |what: String| format!("{}: {what}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|e| CommandError::misused(vec![mistake(e.to_string())]))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| CommandError::misused(vec![mistake(e.to_string())]))?;
     let config = Config::parse(&text, port);
     let mistakes = match &config {
         Ok(config) => config.missing_files(),
@@ -68,7 +83,9 @@ fn load(path: &Path, port: Option<u16>) -> Result<Config, CommandError> {
     };
     match config {
         Ok(config) if mistakes.is_empty() => Ok(config),
-        _ => Err(CommandError::misused(mistakes.iter().map(|m| mistake(m.to_string())).collect())),
+        _ => Err(CommandError::misused(
+            mistakes.iter().map(|m| mistake(m.to_string())).collect(),
+        )),
     }
 }
 
@@ -80,10 +97,19 @@ fn announce(path: &Path, facts: &Facts) {
         let portals: Vec<String> = target.portals.iter().map(ToString::to_string).collect();
         tracing::info!("target {} at {}", target.name, portals.join(", "));
         for lun in &target.luns {
-            tracing::info!("  LUN {}: {}, {}", lun.lun, lun.medium, size::show(lun.bytes));
+            tracing::info!(
+                "  LUN {}: {}, {}",
+                lun.lun,
+                lun.medium,
+                size::show(lun.bytes)
+            );
         }
     }
-    tracing::info!("poll mode {}, cores {}", facts.poll, cores::show(&facts.cores));
+    tracing::info!(
+        "poll mode {}, cores {}",
+        facts.poll,
+        cores::show(&facts.cores)
+    );
     tracing::info!("ready: serving what {} says", path.display());
 }
 
@@ -99,10 +125,21 @@ mod tests {
         std::fs::write(&path, text).expect("room");
         let error = load(&path, None).expect_err("two mistakes");
         assert_eq!((error.code, error.lines.len()), (super::super::MISUSED, 2));
-        assert!(error.lines[0].contains("bad.json: storages[0].sise: unknown field; did you mean \"size\"?"), "{error:?}");
-        std::fs::write(&path, r#"{"storages": [{"deviceID": 1, "path": "/nonesuch"}]}"#).expect("room");
+        assert!(
+            error.lines[0]
+                .contains("bad.json: storages[0].sise: unknown field; did you mean \"size\"?"),
+            "{error:?}"
+        );
+        std::fs::write(
+            &path,
+            r#"{"storages": [{"deviceID": 1, "path": "/nonesuch"}]}"#,
+        )
+        .expect("room");
         let error = load(&path, None).expect_err("a missing file");
-        assert!(error.lines[0].contains("storages[0].path: /nonesuch does not exist"), "{error:?}");
+        assert!(
+            error.lines[0].contains("storages[0].path: /nonesuch does not exist"),
+            "{error:?}"
+        );
         let error = load(&dir.path().join("none.json"), None).expect_err("no file");
         assert_eq!(error.code, super::super::MISUSED);
     }

@@ -48,7 +48,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version are no mistakes; clap knows which stream is whose.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(MISUSED) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() {
+                ExitCode::from(MISUSED)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     let outcome = match arguments.command {
@@ -75,11 +79,17 @@ pub struct CommandError {
 
 impl CommandError {
     fn failed(failure: crate::control::Failure) -> Self {
-        Self { code: FAILED, lines: failure.0 }
+        Self {
+            code: FAILED,
+            lines: failure.0,
+        }
     }
 
     fn misused(lines: Vec<String>) -> Self {
-        Self { code: MISUSED, lines }
+        Self {
+            code: MISUSED,
+            lines,
+        }
     }
 }
 

@@ -29,15 +29,22 @@ pub(super) fn start_log(level: &str) -> Result<(), CommandError> {
 
 /// Starts what `config` says, calls `announce`, and runs until SIGINT or SIGTERM. SIGUSR1 prints the counters.
 pub(super) fn run(config: &Config, announce: impl FnOnce(&Facts)) -> Result<(), CommandError> {
-    let io = |what: &str, error: &std::io::Error| CommandError::failed(Failure(vec![format!("{what}: {error}")]));
+    let io = |what: &str, error: &std::io::Error| {
+        CommandError::failed(Failure(vec![format!("{what}: {error}")]))
+    };
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).map_err(|e| io("signals", &e))?;
     let failure = Arc::new(Mutex::new(None::<String>));
     let (seen, handle) = (Arc::clone(&failure), signals.handle());
     let on_failure = move |sentence: String| {
-        *seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(sentence);
+        *seen
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(sentence);
         handle.close();
     };
-    let settings = Settings { on_failure: Some(Box::new(on_failure)), ..Settings::default() };
+    let settings = Settings {
+        on_failure: Some(Box::new(on_failure)),
+        ..Settings::default()
+    };
     let controller = Controller::start(config, settings).map_err(CommandError::failed)?;
     announce(controller.facts());
     for signal in signals.forever() {
@@ -51,10 +58,22 @@ pub(super) fn run(config: &Config, announce: impl FnOnce(&Facts)) -> Result<(), 
         .spawn(move || leave_at_second_signal(signals))
         .map_err(|e| io("a thread for signals", &e))?;
     let counters = controller.counters();
-    let mut problems = controller.stop().err().map_or_else(Vec::new, |failure| failure.0);
+    let mut problems = controller
+        .stop()
+        .err()
+        .map_or_else(Vec::new, |failure| failure.0);
     tracing::info!("counters:\n{}", crate::control::summary_of(&counters));
-    problems.extend(failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
-    if problems.is_empty() { Ok(()) } else { Err(CommandError::failed(Failure(problems))) }
+    problems.extend(
+        failure
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take(),
+    );
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(CommandError::failed(Failure(problems)))
+    }
 }
 
 /// A stop that hangs (a disk that does not answer) is ended by asking again.

@@ -9,7 +9,9 @@ use clap::Args;
 
 use super::{CommandError, running};
 use crate::control::config::{Portal, Reactors, Storage, TargetConfig};
-use crate::control::{BackendKind, Config, Facts, LunFacts, PollPolicy, cores, names, portal, size};
+use crate::control::{
+    BackendKind, Config, Facts, LunFacts, PollPolicy, cores, names, portal, size,
+};
 use crate::units::BlockSize;
 
 /// Arguments of `serve`.
@@ -68,7 +70,10 @@ Examples:
 There is no authentication yet: whoever reaches a portal may read and write. Ctrl-C finishes, flushes and ends.";
 
 fn block_size(text: &str) -> Result<BlockSize, String> {
-    text.parse().ok().and_then(BlockSize::new).ok_or_else(|| "it is 512 or 4096".to_owned())
+    text.parse()
+        .ok()
+        .and_then(BlockSize::new)
+        .ok_or_else(|| "it is 512 or 4096".to_owned())
 }
 
 /// Serves until a signal.
@@ -91,7 +96,10 @@ impl ServeArguments {
         if portals.is_empty() {
             portals.push(portal::DEFAULT_PORTAL);
         }
-        let portals: Vec<Portal> = (0..).zip(portals).map(|(id, address)| Portal { id, address }).collect();
+        let portals: Vec<Portal> = (0..)
+            .zip(portals)
+            .map(|(id, address)| Portal { id, address })
+            .collect();
         let storage = Storage {
             size: self.size,
             block_size: self.block_size,
@@ -99,7 +107,10 @@ impl ServeArguments {
             ..Storage::new(0, self.backend, self.path.clone())
         };
         let target = TargetConfig {
-            name: self.iqn.clone().unwrap_or_else(|| names::default_iqn(&self.path)),
+            name: self
+                .iqn
+                .clone()
+                .unwrap_or_else(|| names::default_iqn(&self.path)),
             portal_groups: vec![(1, portals.iter().map(|portal| portal.id).collect())],
             luns: vec![(0, 0)],
         };
@@ -107,7 +118,11 @@ impl ServeArguments {
             storages: vec![storage],
             portals,
             targets: vec![target],
-            reactors: Reactors { cores: self.cores.clone().map(|list| list.0), poll: self.poll, spin: None },
+            reactors: Reactors {
+                cores: self.cores.clone().map(|list| list.0),
+                poll: self.poll,
+                spin: None,
+            },
             ..Config::default()
         }
     }
@@ -140,7 +155,11 @@ fn describe(text: &mut String, facts: &Facts) -> std::fmt::Result {
     }
     writeln!(text, "poll       {}", facts.poll)?;
     writeln!(text, "cores      {}", cores::show(&facts.cores))?;
-    let Some((target, portal)) = facts.targets.first().and_then(|t| Some((t, reachable(*t.portals.first()?)))) else {
+    let Some((target, portal)) = facts
+        .targets
+        .first()
+        .and_then(|t| Some((t, reachable(*t.portals.first()?))))
+    else {
         return Ok(());
     };
     let (name, lun) = (&target.name, target.luns.first().map_or(0, |lun| lun.lun));
@@ -151,13 +170,21 @@ fn describe(text: &mut String, facts: &Facts) -> std::fmt::Result {
     writeln!(text, "  iscsi-ls -s iscsi://{portal}")?;
     writeln!(text, "  iscsi-inq iscsi://{portal}/{name}/{lun}")?;
     writeln!(text, "with qemu:")?;
-    writeln!(text, "  qemu-system-x86_64 -drive file=iscsi://{portal}/{name}/{lun},format=raw,if=virtio")?;
+    writeln!(
+        text,
+        "  qemu-system-x86_64 -drive file=iscsi://{portal}/{name}/{lun},format=raw,if=virtio"
+    )?;
     writeln!(text, "  qemu-img info iscsi://{portal}/{name}/{lun}\n")
 }
 
 fn describe_lun(lun: &LunFacts) -> String {
     let read_only = if lun.read_only { ", read-only" } else { "" };
-    format!("{}, {}, blocks of {} bytes{read_only}", lun.medium, size::show(lun.bytes), lun.block_size)
+    format!(
+        "{}, {}, blocks of {} bytes{read_only}",
+        lun.medium,
+        size::show(lun.bytes),
+        lun.block_size
+    )
 }
 
 /// An address to connect to: a wildcard is reached through loopback from here.
@@ -183,7 +210,8 @@ mod tests {
     }
 
     fn parse(line: &str) -> Result<ServeArguments, clap::Error> {
-        Line::try_parse_from(std::iter::once("serve").chain(line.split_whitespace())).map(|line| line.serve)
+        Line::try_parse_from(std::iter::once("serve").chain(line.split_whitespace()))
+            .map(|line| line.serve)
     }
 
     #[test]
@@ -202,7 +230,11 @@ mod tests {
         let line = "x --portal 10.0.0.1 --portal [::1]:3261 --iqn IQN.2024-01.com.X:y --backend ram --block-size 4096 \
             --read-only --cores 0,2 --poll busy --size 1M";
         let config = parse(line).expect("good").config();
-        let addresses: Vec<_> = config.portals.iter().map(|p| p.address.to_string()).collect();
+        let addresses: Vec<_> = config
+            .portals
+            .iter()
+            .map(|p| p.address.to_string())
+            .collect();
         assert_eq!(addresses, ["10.0.0.1:3260", "[::1]:3261"]);
         assert_eq!(config.targets[0].portal_groups, [(1, vec![0, 1])]);
         assert_eq!(config.targets[0].name, "iqn.2024-01.com.x:y");
@@ -214,9 +246,17 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for bad in ["", "x --size 1Q", "x --portal nowhere", "x --iqn disk", "x --backend rbd", "x --block-size 1024",
-            "x --cores a", "x --poll often", "x --frobnicate"]
-        {
+        for bad in [
+            "",
+            "x --size 1Q",
+            "x --portal nowhere",
+            "x --iqn disk",
+            "x --backend rbd",
+            "x --block-size 1024",
+            "x --cores a",
+            "x --poll often",
+            "x --frobnicate",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }
@@ -228,7 +268,13 @@ mod tests {
             targets: vec![TargetFacts {
                 name: "iqn.2024-01.com.x:y".to_owned(),
                 portals: vec![portal],
-                luns: vec![LunFacts { lun: 0, medium: "ram:x".to_owned(), bytes: 1 << 30, block_size: 512, read_only: true }],
+                luns: vec![LunFacts {
+                    lun: 0,
+                    medium: "ram:x".to_owned(),
+                    bytes: 1 << 30,
+                    block_size: 512,
+                    read_only: true,
+                }],
             }],
             portals: vec![portal],
             cores: vec![0, 1],

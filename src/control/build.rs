@@ -34,22 +34,45 @@ pub(super) struct Opened {
 pub(super) fn open_storages(config: &Config, settings: &Settings) -> Result<Opened, Vec<String>> {
     let mut opened = Opened::default();
     let mut problems = Vec::new();
-    let used = |id: u64| config.targets.iter().any(|t| t.luns.iter().any(|&(_, device)| device == id));
-    for storage in config.storages.iter().filter(|storage| used(storage.device_id)) {
+    let used = |id: u64| {
+        config
+            .targets
+            .iter()
+            .any(|t| t.luns.iter().any(|&(_, device)| device == id))
+    };
+    for storage in config
+        .storages
+        .iter()
+        .filter(|storage| used(storage.device_id))
+    {
         match open(&spec_of(storage)) {
             Ok(medium) => {
                 opened.notes.extend(medium.notes);
-                let id = UnitId(u32::try_from(opened.seats.len()).expect("fewer storages than 2^32"));
-                opened.seats.push(seat(id, storage, medium.medium, settings));
+                let id =
+                    UnitId(u32::try_from(opened.seats.len()).expect("fewer storages than 2^32"));
+                opened
+                    .seats
+                    .push(seat(id, storage, medium.medium, settings));
                 opened.device_ids.push(storage.device_id);
             }
             Err(error) => problems.push(error.to_string()),
         }
     }
-    for storage in config.storages.iter().filter(|storage| !used(storage.device_id)) {
-        opened.notes.push(format!("storage {} is no target's LUN: it is not opened", storage.device_id));
+    for storage in config
+        .storages
+        .iter()
+        .filter(|storage| !used(storage.device_id))
+    {
+        opened.notes.push(format!(
+            "storage {} is no target's LUN: it is not opened",
+            storage.device_id
+        ));
     }
-    if problems.is_empty() { Ok(opened) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(opened)
+    } else {
+        Err(problems)
+    }
 }
 
 fn spec_of(storage: &Storage) -> BackendSpec {
@@ -64,13 +87,20 @@ fn spec_of(storage: &Storage) -> BackendSpec {
 }
 
 fn seat(id: UnitId, storage: &Storage, medium: Arc<dyn Medium>, settings: &Settings) -> Seat {
-    let product = if storage.kind == BackendKind::Null { "NULL (NO DATA)" } else { "RINGTGT DISK" };
+    let product = if storage.kind == BackendKind::Null {
+        "NULL (NO DATA)"
+    } else {
+        "RINGTGT DISK"
+    };
     let revision: String = env!("CARGO_PKG_VERSION").chars().take(4).collect();
     let unit = LogicalUnit {
         geometry: medium.geometry(),
         identity: Identity {
             vendor: storage.vendor.clone().unwrap_or_else(|| VENDOR.to_owned()),
-            product: storage.product.clone().unwrap_or_else(|| product.to_owned()),
+            product: storage
+                .product
+                .clone()
+                .unwrap_or_else(|| product.to_owned()),
             revision,
             serial: storage.serial.clone().unwrap_or_else(|| serial_of(storage)),
         },
@@ -78,8 +108,16 @@ fn seat(id: UnitId, storage: &Storage, medium: Arc<dyn Medium>, settings: &Setti
         stopped: false,
         generation: 0,
     };
-    let depth = storage.queue_depth.unwrap_or(QUEUE_DEPTH).min(settings.ring_entries);
-    Seat { id, unit: Arc::new(unit), medium, depth }
+    let depth = storage
+        .queue_depth
+        .unwrap_or(QUEUE_DEPTH)
+        .min(settings.ring_entries);
+    Seat {
+        id,
+        unit: Arc::new(unit),
+        medium,
+        depth,
+    }
 }
 
 /// What tells this disk from every other, and is the same at every start: its file's true path, or, where
@@ -97,24 +135,38 @@ fn serial_of(storage: &Storage) -> String {
 }
 
 /// The snapshot of targets that logins see; `bound` is what each portal's address became, by its id.
-pub(super) fn targets(config: &Config, opened: &Opened, bound: &[(u64, std::net::SocketAddr)]) -> TargetSet {
+pub(super) fn targets(
+    config: &Config,
+    opened: &Opened,
+    bound: &[(u64, std::net::SocketAddr)],
+) -> TargetSet {
     let unit_of = |device: u64| {
         let index = opened.device_ids.iter().position(|&id| id == device)?;
         opened.seats.get(index).map(|seat| seat.id)
     };
     let group = |(tag, ids): &(u16, Vec<u64>)| PortalGroup {
         tag: *tag,
-        portals: bound.iter().filter(|(id, _)| ids.contains(id)).map(|(_, address)| *address).collect(),
+        portals: bound
+            .iter()
+            .filter(|(id, _)| ids.contains(id))
+            .map(|(_, address)| *address)
+            .collect(),
     };
     let target = |target: &super::config::TargetConfig| {
         Arc::new(Target {
             name: target.name.clone(),
             alias: None,
             portal_groups: target.portal_groups.iter().map(group).collect(),
-            luns: target.luns.iter().filter_map(|&(lun, device)| Some((lun, unit_of(device)?))).collect(),
+            luns: target
+                .luns
+                .iter()
+                .filter_map(|&(lun, device)| Some((lun, unit_of(device)?)))
+                .collect(),
         })
     };
-    TargetSet { targets: config.targets.iter().map(target).collect() }
+    TargetSet {
+        targets: config.targets.iter().map(target).collect(),
+    }
 }
 
 /// What people want to know of a target's LUNs.

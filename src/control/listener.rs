@@ -21,7 +21,10 @@ pub struct ConnectionLimits {
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
-        Self { open: 1024, logging_in: 128 }
+        Self {
+            open: 1024,
+            logging_in: 128,
+        }
     }
 }
 
@@ -118,7 +121,8 @@ impl Acceptor {
     }
 
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr, round: &mut Round) {
-        let full = self.census.open() >= self.limits.open || self.census.logging_in() >= self.limits.logging_in;
+        let full = self.census.open() >= self.limits.open
+            || self.census.logging_in() >= self.limits.logging_in;
         // Neither fails on a socket that is still connected.
         let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else {
             return;
@@ -129,7 +133,13 @@ impl Acceptor {
         }
         let permit = self.census.enter();
         let targets = Arc::clone(&self.targets);
-        let arrival = Arrival { stream, peer, local, targets, permit };
+        let arrival = Arrival {
+            stream,
+            peer,
+            local,
+            targets,
+            permit,
+        };
         let reactor = self.turn % self.reactors.len();
         self.turn = reactor + 1;
         // A reactor that is gone takes no connection; the socket closes with the message.

@@ -80,7 +80,9 @@ impl Default for Settings {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings").field("connections", &self.connections).finish_non_exhaustive()
+        f.debug_struct("Settings")
+            .field("connections", &self.connections)
+            .finish_non_exhaustive()
     }
 }
 
@@ -164,17 +166,30 @@ impl Controller {
         if let Err(error) = socket::raise_descriptor_limit() {
             notes.push(format!("the limit of open files stays as it is: {error}"));
         }
-        let cores = cores::choose(config.reactors.cores.as_deref(), &cpu::allowed_cores(), &cpu::isolated_cores())
-            .map_err(Failure::one)?;
+        let cores = cores::choose(
+            config.reactors.cores.as_deref(),
+            &cpu::allowed_cores(),
+            &cpu::isolated_cores(),
+        )
+        .map_err(Failure::one)?;
         let mut listeners = Listeners::default();
         let bound = bind(config, &mut listeners)?;
         let mut opened = build::open_storages(config, &settings).map_err(Failure)?;
         notes.append(&mut opened.notes);
         let targets = Arc::new(build::targets(config, &opened, &bound));
-        let plan = Plan { config, settings: &settings, cores: &cores, seats: &opened.seats };
-        let service = Service::new().map_err(|e| Failure::one(format!("the control thread: {e}")))?;
+        let plan = Plan {
+            config,
+            settings: &settings,
+            cores: &cores,
+            seats: &opened.seats,
+        };
+        let service =
+            Service::new().map_err(|e| Failure::one(format!("the control thread: {e}")))?;
         let (event_sender, events) = sync_channel(EVENTS);
-        let berths = cores.iter().map(|_| Berth::new()).collect::<Result<Vec<_>, _>>();
+        let berths = cores
+            .iter()
+            .map(|_| Berth::new())
+            .collect::<Result<Vec<_>, _>>();
         let berths = berths.map_err(|e| Failure::one(format!("a reactor cannot be made: {e}")))?;
         let mailboxes: Vec<_> = berths.iter().map(Berth::mailbox).collect();
         let counters: Vec<Arc<Cell>> = cores.iter().map(|_| Arc::default()).collect();
@@ -197,10 +212,25 @@ impl Controller {
             turn: 0,
         };
         let directory = Directory::new(plan.count());
-        let duty = Duty { acceptor, directory, events, patience: settings.patience, on_failure: settings.on_failure };
-        let control = service.start(duty).map_err(|e| Failure::one(format!("the control thread: {e}")))?;
+        let duty = Duty {
+            acceptor,
+            directory,
+            events,
+            patience: settings.patience,
+            on_failure: settings.on_failure,
+        };
+        let control = service
+            .start(duty)
+            .map_err(|e| Failure::one(format!("the control thread: {e}")))?;
         let media = opened.seats.into_iter().map(|seat| seat.medium).collect();
-        Ok(Self { control, reactors, counters, media, census, facts })
+        Ok(Self {
+            control,
+            reactors,
+            counters,
+            media,
+            census,
+            facts,
+        })
     }
 
     /// What is served.
@@ -247,10 +277,16 @@ impl Controller {
             }
             if let Err(error) = medium.flush() {
                 let what = medium.describe();
-                problems.push(format!("{what}: what was written last may be lost: {error}"));
+                problems.push(format!(
+                    "{what}: what was written last may be lost: {error}"
+                ));
             }
         }
-        if problems.is_empty() { Ok(()) } else { Err(Failure(problems)) }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure(problems))
+        }
     }
 }
 
@@ -273,7 +309,11 @@ fn bind(config: &Config, listeners: &mut Listeners) -> Result<Vec<(u64, SocketAd
     if bound.is_empty() && problems.is_empty() {
         problems.push("there is no portal to listen on".to_owned());
     }
-    if problems.is_empty() { Ok(bound) } else { Err(Failure(problems)) }
+    if problems.is_empty() {
+        Ok(bound)
+    } else {
+        Err(Failure(problems))
+    }
 }
 
 /// What the reactors are made from.
@@ -310,7 +350,11 @@ impl Plan<'_> {
                 core,
                 poll: self.config.reactors.poll,
                 spin: self.config.reactors.spin.unwrap_or(SPIN),
-                pool: PoolConfig { bytes: memory, numa_node: node.filter(|_| numa::nodes() > 1), hugepages: true },
+                pool: PoolConfig {
+                    bytes: memory,
+                    numa_node: node.filter(|_| numa::nodes() > 1),
+                    hugepages: true,
+                },
                 ring: ring.clone(),
                 login: self.settings.login,
                 limits: self.settings.sessions,
@@ -328,7 +372,9 @@ impl Plan<'_> {
                 }
                 Err(error) => {
                     stop_all(&mailboxes, threads);
-                    return Err(Failure::one(format!("reactor {index} on core {core}: {error}")));
+                    return Err(Failure::one(format!(
+                        "reactor {index} on core {core}: {error}"
+                    )));
                 }
             }
         }
@@ -336,7 +382,10 @@ impl Plan<'_> {
     }
 
     fn offload(&self) -> Result<Arc<OffloadPool>, Failure> {
-        let spare: Vec<u32> = cpu::allowed_cores().into_iter().filter(|core| !self.cores.contains(core)).collect();
+        let spare: Vec<u32> = cpu::allowed_cores()
+            .into_iter()
+            .filter(|core| !self.cores.contains(core))
+            .collect();
         OffloadPool::new(OFFLOAD_THREADS, OFFLOAD_QUEUE, &spare)
             .map_err(|e| Failure::one(format!("threads for what blocks: {e}")))
     }
@@ -345,7 +394,11 @@ impl Plan<'_> {
     fn memory(&self, notes: &mut Vec<String>) -> usize {
         let reactors = u64::from(self.count());
         let nodes = u64::try_from(numa::nodes()).unwrap_or(1).min(reactors);
-        let asked = self.config.memory.bytes_per_node.map(|bytes| bytes.saturating_mul(nodes) / reactors);
+        let asked = self
+            .config
+            .memory
+            .bytes_per_node
+            .map(|bytes| bytes.saturating_mul(nodes) / reactors);
         let (bytes, note) = memory::per_reactor(memory::Machine::read(), reactors, asked);
         notes.extend(note);
         usize::try_from(bytes).unwrap_or(usize::MAX)
@@ -353,24 +406,45 @@ impl Plan<'_> {
 
     /// A ring for each reactor, where that is allowed; the media said already what follows if not.
     fn ring(&self, notes: &mut Vec<String>) -> Option<RingConfig> {
-        let needed = self.config.storages.iter().any(|storage| storage.kind == BackendKind::IoUring);
+        let needed = self
+            .config
+            .storages
+            .iter()
+            .any(|storage| storage.kind == BackendKind::IoUring);
         if !needed {
             return None;
         }
         if let Err(error) = ring::probe() {
-            notes.push(format!("io_uring is denied here ({error}): storages are served by system calls"));
+            notes.push(format!(
+                "io_uring is denied here ({error}): storages are served by system calls"
+            ));
             return None;
         }
-        let spare = cpu::allowed_cores().into_iter().filter(|core| !self.cores.contains(core)).collect();
+        let spare = cpu::allowed_cores()
+            .into_iter()
+            .filter(|core| !self.cores.contains(core))
+            .collect();
         let depth = |storage: &config::Storage| storage.queue_depth.unwrap_or(0);
-        let entries = self.config.storages.iter().map(depth).fold(1024, u32::saturating_add);
-        Some(RingConfig { entries: entries.min(self.settings.ring_entries), worker_cores: spare })
+        let entries = self
+            .config
+            .storages
+            .iter()
+            .map(depth)
+            .fold(1024, u32::saturating_add);
+        Some(RingConfig {
+            entries: entries.min(self.settings.ring_entries),
+            worker_cores: spare,
+        })
     }
 
     fn facts(&self, targets: &TargetSet, bound: &[(u64, SocketAddr)], notes: Vec<String>) -> Facts {
         let target = |target: &Arc<crate::session::target::Target>| TargetFacts {
             name: target.name.clone(),
-            portals: target.portal_groups.iter().flat_map(|group| group.portals.iter().copied()).collect(),
+            portals: target
+                .portal_groups
+                .iter()
+                .flat_map(|group| group.portals.iter().copied())
+                .collect(),
             luns: build::lun_facts(target, self.seats),
         };
         Facts {
@@ -386,7 +460,9 @@ impl Plan<'_> {
 /// Ends the reactors that were started already.
 fn stop_all(mailboxes: &[reactor::Mailbox<reactor::Message>], threads: Vec<JoinHandle<()>>) {
     for mailbox in mailboxes {
-        let _ = mailbox.send(reactor::Message::Stop { deadline: std::time::Instant::now() });
+        let _ = mailbox.send(reactor::Message::Stop {
+            deadline: std::time::Instant::now(),
+        });
     }
     for thread in threads {
         let _ = thread.join();

@@ -63,7 +63,12 @@ impl Service {
     pub(super) fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let (mailbox, inbox) = inbox(Waker::new(poll.registry(), WAKER)?);
-        Ok(Self { poll, inbox, mailbox, stop: Arc::new(AtomicBool::new(false)) })
+        Ok(Self {
+            poll,
+            inbox,
+            mailbox,
+            stop: Arc::new(AtomicBool::new(false)),
+        })
     }
 
     pub(super) fn mailbox(&self) -> Mailbox<Request> {
@@ -74,12 +79,29 @@ impl Service {
     pub(super) fn start(self, mut duty: Duty) -> io::Result<Running> {
         duty.acceptor.listeners.register(self.poll.registry())?;
         let (mailbox, stop) = (self.mailbox.clone(), Arc::clone(&self.stop));
-        let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
-            let living = duty.acceptor.reactors.len();
-            let lines = Lines { until: Instant::now(), left: 0, dropped: 0 };
-            Control { service: self, duty, living, is_stopping: false, lines }.run();
-        })?;
-        Ok(Running { thread, mailbox, stop })
+        let thread = std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || {
+                let living = duty.acceptor.reactors.len();
+                let lines = Lines {
+                    until: Instant::now(),
+                    left: 0,
+                    dropped: 0,
+                };
+                Control {
+                    service: self,
+                    duty,
+                    living,
+                    is_stopping: false,
+                    lines,
+                }
+                .run();
+            })?;
+        Ok(Running {
+            thread,
+            mailbox,
+            stop,
+        })
     }
 }
 
@@ -99,7 +121,14 @@ impl Control {
         while self.living > 0 {
             let poll = &mut self.service.poll;
             let slept = self.service.inbox.sleep(|may_block| {
-                poll.poll(&mut events, if may_block { soon } else { Some(Duration::ZERO) })
+                poll.poll(
+                    &mut events,
+                    if may_block {
+                        soon
+                    } else {
+                        Some(Duration::ZERO)
+                    },
+                )
             });
             if let Err(problem) = slept
                 && problem.kind() != io::ErrorKind::Interrupted
@@ -113,7 +142,11 @@ impl Control {
             if self.service.stop.load(Ordering::SeqCst) && !self.is_stopping {
                 self.begin_stop();
             }
-            soon = if self.is_stopping { None } else { self.accept() };
+            soon = if self.is_stopping {
+                None
+            } else {
+                self.accept()
+            };
             self.take_events();
         }
     }
@@ -122,10 +155,12 @@ impl Control {
     fn accept(&mut self) -> Option<Duration> {
         let round = self.duty.acceptor.accept();
         if round.refused > 0 {
-            self.lines.write(|| warn!("{} connections refused: there are too many", round.refused));
+            self.lines
+                .write(|| warn!("{} connections refused: there are too many", round.refused));
         }
         if let Some(kind) = round.starved {
-            self.lines.write(|| warn!("cannot accept connections now: {kind}"));
+            self.lines
+                .write(|| warn!("cannot accept connections now: {kind}"));
             return Some(STARVED);
         }
         round.again.then_some(Duration::ZERO)
@@ -134,11 +169,16 @@ impl Control {
     fn take_requests(&mut self) {
         while let Some(request) = self.service.inbox.take() {
             match request {
-                Request::Place { from, ticket, request } => {
+                Request::Place {
+                    from,
+                    ticket,
+                    request,
+                } => {
                     let answer = self.duty.directory.place(&request);
                     if let Err(status) = answer {
                         let who = request.initiator_name;
-                        self.lines.write(|| info!("login of {who} refused: {status}"));
+                        self.lines
+                            .write(|| info!("login of {who} refused: {status}"));
                     }
                     let reactor = &self.duty.acceptor.reactors[usize::from(from.0)];
                     if reactor.send(Message::Placed { ticket, answer }).is_err()
@@ -151,7 +191,8 @@ impl Control {
                 Request::Stopped { reactor, panicked } => {
                     self.living -= 1;
                     if panicked || !self.is_stopping {
-                        let sentence = format!("reactor {} failed; its sessions are lost", reactor.0);
+                        let sentence =
+                            format!("reactor {} failed; its sessions are lost", reactor.0);
                         error!("{sentence}");
                         if let Some(tell) = self.duty.on_failure.take() {
                             tell(sentence);
@@ -183,13 +224,23 @@ impl Control {
 fn log(event: &Event) {
     let (peer, reactor) = (event.peer, event.reactor.0);
     match &event.what {
-        What::SessionOpened { tsih, initiator_name, target } => match target {
+        What::SessionOpened {
+            tsih,
+            initiator_name,
+            target,
+        } => match target {
             Some(target) => {
-                info!("session {tsih}: {initiator_name} at {peer} logged in to {} on reactor {reactor}", target.name);
+                info!(
+                    "session {tsih}: {initiator_name} at {peer} logged in to {} on reactor {reactor}",
+                    target.name
+                );
             }
             None => info!("session {tsih}: {initiator_name} at {peer} logged in for discovery"),
         },
-        What::SessionClosed { tsih, reason: reason @ (Reason::Protocol(_) | Reason::Socket(_)) } => {
+        What::SessionClosed {
+            tsih,
+            reason: reason @ (Reason::Protocol(_) | Reason::Socket(_)),
+        } => {
             warn!("session {tsih} of {peer} ended: {reason}");
         }
         What::SessionClosed { tsih, reason } => info!("session {tsih} of {peer} ended: {reason}"),
@@ -213,7 +264,11 @@ impl Lines {
             if self.dropped > 0 {
                 warn!("{} more lines like these were left out", self.dropped);
             }
-            *self = Self { until: now + Duration::from_secs(1), left: LINES_PER_SECOND, dropped: 0 };
+            *self = Self {
+                until: now + Duration::from_secs(1),
+                left: LINES_PER_SECOND,
+                dropped: 0,
+            };
         }
         if self.left == 0 {
             self.dropped += 1;
