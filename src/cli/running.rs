@@ -1,7 +1,7 @@
 //! What `serve` and `daemon` have in common once they run: signals, the log, and the end.
 
 use std::io::IsTerminal;
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::channel;
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -33,12 +33,11 @@ pub(super) fn run(config: &Config, announce: impl FnOnce(&Facts)) -> Result<(), 
         CommandError::failed(Failure(vec![format!("{what}: {error}")]))
     };
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).map_err(|e| io("signals", &e))?;
-    let failure = Arc::new(Mutex::new(None::<String>));
-    let (seen, handle) = (Arc::clone(&failure), signals.handle());
+    let (tell, failure) = channel();
+    let handle = signals.handle();
     let on_failure = move |sentence: String| {
-        *seen
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(sentence);
+        // Whoever listens is waiting for a signal; closing the signals ends that.
+        let _ = tell.send(sentence);
         handle.close();
     };
     let settings = Settings {
@@ -63,12 +62,7 @@ pub(super) fn run(config: &Config, announce: impl FnOnce(&Facts)) -> Result<(), 
         .err()
         .map_or_else(Vec::new, |failure| failure.0);
     tracing::info!("counters:\n{}", crate::control::summary_of(&counters));
-    problems.extend(
-        failure
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take(),
-    );
+    problems.extend(failure.try_recv());
     if problems.is_empty() {
         Ok(())
     } else {
