@@ -77,6 +77,7 @@ impl Socket {
         self.writable = true;
     }
 
+    #[cfg(test)]
     pub(super) fn is_readable(&self) -> bool {
         self.readable
     }
