@@ -12,3 +12,4 @@ pub mod file;
 pub mod hugepage;
 pub mod numa;
 pub mod ring;
+pub mod socket;
