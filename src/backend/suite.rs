@@ -583,12 +583,12 @@ fn what_hangs_ends_when_released_or_cancelled() {
     bench.finish();
 }
 
-/// A medium on a descriptor that only fails.
-fn broken(file: std::fs::File) -> Arc<Disk> {
+/// A medium on `file`; nothing is known of it.
+fn disk_on(file: std::fs::File, nowait: bool) -> Arc<Disk> {
     let size = BlockSize::B512;
     Arc::new(Disk {
         file: Arc::new(file),
-        path: "broken".into(),
+        path: "test".into(),
         geometry: super::Geometry {
             block_size: size,
             capacity: Blocks(CAPACITY),
@@ -599,10 +599,76 @@ fn broken(file: std::fs::File) -> Arc<Disk> {
         },
         in_memory: false,
         direct: false,
-        nowait_reads: true.into(),
-        nowait_writes: true.into(),
+        nowait_reads: nowait.into(),
+        nowait_writes: nowait.into(),
         poisoned: false.into(),
     })
+}
+
+/// A fresh file whose every operation goes to threads or ring.
+fn slow_file() -> Arc<Disk> {
+    let file = tempfile::tempfile_in(disk()).expect("a file");
+    file.set_len(CAPACITY * 512).expect("sparse");
+    disk_on(file, false)
+}
+
+#[test]
+fn file_and_iouring_pass_the_suite_with_nothing_done_inline() {
+    every_medium_must(&|| Arc::new(RingMedium::new(slow_file())));
+    every_medium_must(&|| Arc::new(FileMedium::new(slow_file())));
+}
+
+#[test]
+fn backends_share_a_ring_that_is_too_small_for_them() {
+    let (mut context, pool) = context();
+    let config = RingConfig {
+        entries: 4,
+        ..RingConfig::default()
+    };
+    let Ok((ring, _)) = SharedRing::new(&config) else {
+        return;
+    };
+    context.ring = Some(ring);
+    let mut benches: Vec<_> = (0..3)
+        .map(|_| {
+            let medium: Arc<dyn Medium> = Arc::new(RingMedium::new(slow_file()));
+            Bench {
+                backend: Arc::clone(&medium).attach(&context).expect("room"),
+                medium,
+                context: context.clone(),
+                pool: pool.clone(),
+                done: Vec::new(),
+                next: 0,
+            }
+        })
+        .collect();
+    let mut refused = 0;
+    for n in 0..300 {
+        let bench = &mut benches[n % 3];
+        let extent = bench.extent(n as u64, 2);
+        let buffer = bench.buffer(2, 3);
+        let io = BlockIo::Write { extent, fua: false };
+        if bench.submit(io, Some(buffer)).is_err() {
+            refused += 1;
+            for bench in &mut benches {
+                bench.turn();
+            }
+        }
+    }
+    assert!(refused > 0);
+    for bench in &mut benches {
+        bench.drain();
+        assert!(
+            bench
+                .done
+                .drain(..)
+                .all(|c| c.result == Ok(()) && c.buffer.is_some())
+        );
+        bench.write(7, 8, 9, true).expect("there is room again");
+        bench.expect(7, 8, 9);
+    }
+    drop(benches);
+    assert_eq!(pool.free_bytes(), pool.total_bytes());
 }
 
 /// It through system calls, and through the ring.
@@ -615,7 +681,10 @@ fn both_ways(disk: impl Fn() -> Arc<Disk>) -> [Bench; 2] {
 
 #[test]
 fn a_failed_fdatasync_poisons_file_and_iouring() {
-    let pipe = || broken(std::os::fd::OwnedFd::from(std::io::pipe().expect("a pipe").0).into());
+    let pipe = || {
+        let (reader, _) = std::io::pipe().expect("a pipe");
+        disk_on(std::os::fd::OwnedFd::from(reader).into(), true)
+    };
     for mut bench in both_ways(pipe) {
         assert_eq!(
             bench.run(BlockIo::Flush, None).0,
@@ -639,7 +708,7 @@ fn no_room_is_told_as_such_and_is_no_reason_to_distrust_the_medium() {
             .read(true)
             .write(true)
             .open("/dev/full");
-        broken(full.expect("there is one"))
+        disk_on(full.expect("there is one"), true)
     };
     for mut bench in both_ways(full) {
         assert_eq!(bench.write(3, 1, 1, false), Err(BlockError::NoSpace));
