@@ -91,6 +91,15 @@ impl Disk {
         (fua || !self.geometry.write_cache) && !self.in_memory
     }
 
+    /// What a success is worth. The kernel tells of a failed write-back once, to whichever flush asks first:
+    /// one that went well beside one that failed has promised nothing.
+    pub(super) fn confirm(&self, promised_stable: bool) -> Result<(), BlockError> {
+        if promised_stable && self.is_poisoned() {
+            return Err(BlockError::FlushFailed);
+        }
+        Ok(())
+    }
+
     /// Does all of `io`, however long it takes, and tells what came of it.
     pub(super) fn run(&self, io: BlockIo, memory: &mut [u8]) -> Result<(), BlockError> {
         if let Some(refusal) = self.refusal(io) {
@@ -190,7 +199,7 @@ impl Disk {
             }
         }
         match sync_after {
-            None => Ok(()),
+            None => self.confirm(stable),
             Some(AfterStable::WriteAndSync) => self.flush(),
             Some(_) => {
                 self.poison();
@@ -206,7 +215,8 @@ impl Disk {
         self.file.sync_data().map_err(|_| {
             self.poison();
             BlockError::FlushFailed
-        })
+        })?;
+        self.confirm(true)
     }
 }
 

@@ -116,7 +116,8 @@ impl RingBackend {
                 return Err(loan);
             }
             // A write that is being made stable: its bytes wait here.
-            self.table.get_mut(index).held = loan;
+            let entry = self.table.get_mut(index);
+            entry.held = loan.or(entry.held.take());
             return Ok(());
         }
         let size = self.disk.geometry.block_size;
@@ -220,6 +221,9 @@ impl RingBackend {
         let index = u32::try_from(back.tag).expect("our own name for it");
         match self.judge(index, back.result) {
             Next::Done(result) => {
+                let stage = self.table.get_mut(index).state.stage;
+                let promised = matches!(stage, Stage::Stable | Stage::Sync);
+                let result = result.and_then(|()| self.disk.confirm(promised));
                 done(self.table.complete(index, result, back.loan));
                 1
             }
