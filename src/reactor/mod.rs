@@ -1,1 +1,484 @@
-//! To come.
+//! The loop of one core: the only data-plane I/O.
+//!
+//! ```text
+//!  turn:  messages -> receive (one recv per connection) -> storage (one io_uring_enter, completions)
+//!         -> send (one gathered send per connection) -> deadlines
+//!  then:  spin, look at cold sockets, or sleep in the kernel (see `idle`)
+//! ```
+//!
+//! Each step is bounded, and a whole command usually takes one turn: its bytes come in with the receive, its answer
+//! leaves with the send. Follow one: `traffic.rs` (`receive_on`) -> `session::shard` -> `traffic.rs` (`send_on`).
+//! Sockets start in `arrival.rs`, where their login is.
+
+mod arrival;
+mod idle;
+mod inbox;
+mod message;
+mod slots;
+mod socket;
+mod timer;
+mod traffic;
+
+pub use idle::{PollPolicy, SPIN};
+pub use inbox::{Inbox, Mailbox, inbox};
+pub use message::{Arrival, Census, Event, Message, Permit, Place, Reason, Request, Ticket, What};
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use self::arrival::Connection;
+use self::idle::{Idle, Next};
+use self::message::Nexus;
+use self::slots::Slots;
+use self::timer::Timer;
+use crate::backend::offload::OffloadPool;
+use crate::backend::{AttachContext, Medium};
+use crate::buffer::{Pool, PoolConfig, PoolReport};
+use crate::session::login::LoginLimits;
+use crate::session::shard::{Shard, ShardConfig};
+use crate::session::{LogicalUnit, ReactorId, SessionKey, SessionLimits, UnitId};
+use crate::stats::Cell;
+use crate::sys::cpu::pin_current_thread;
+use crate::sys::ring::{RingConfig, SharedRing};
+
+/// The waker's place in the registry; connections count up from 0.
+const WAKER: Token = Token(usize::MAX);
+/// The ring's.
+const RING: Token = Token(usize::MAX - 1);
+/// Readiness events taken per look.
+const EVENTS: usize = 256;
+/// Messages taken per turn.
+const MESSAGES_PER_TURN: usize = 32;
+/// After the deadline of a stop, what is in flight with the kernel has this long to come back.
+const LAST_GRACE: Duration = Duration::from_secs(2);
+
+/// What a reactor is made from.
+#[derive(Debug)]
+pub struct ReactorConfig {
+    /// Which of them.
+    pub id: ReactorId,
+    /// How many there are.
+    pub count: u16,
+    /// The core it stays on.
+    pub core: u32,
+    /// How it waits.
+    pub poll: PollPolicy,
+    /// How long `adaptive` spins.
+    pub spin: Duration,
+    /// Its memory.
+    pub pool: PoolConfig,
+    /// Its ring; `None` where io_uring is denied or nobody needs it.
+    pub ring: Option<RingConfig>,
+    /// Bounds of a login.
+    pub login: LoginLimits,
+    /// Bounds of a session.
+    pub limits: SessionLimits,
+    /// The logical units it serves.
+    pub seats: Vec<Seat>,
+    /// Threads for what blocks.
+    pub offload: Arc<OffloadPool>,
+}
+
+/// A logical unit to attach.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    /// Its number.
+    pub id: UnitId,
+    /// What commands see of it.
+    pub unit: Arc<LogicalUnit>,
+    /// Where its blocks are.
+    pub medium: Arc<dyn Medium>,
+    /// Operations it may have in flight on this reactor.
+    pub depth: u32,
+}
+
+/// Where a reactor will sleep; made before its thread, so that all can know each other's mailbox.
+#[derive(Debug)]
+pub struct Berth {
+    poll: Poll,
+    inbox: Inbox<Message>,
+    mailbox: Mailbox<Message>,
+}
+
+impl Berth {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// As `epoll_create1` and `eventfd`.
+    pub fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        let (mailbox, inbox) = inbox(waker);
+        Ok(Self { poll, inbox, mailbox })
+    }
+
+    /// For everybody who has something to say to it.
+    #[must_use]
+    pub fn mailbox(&self) -> Mailbox<Message> {
+        self.mailbox.clone()
+    }
+}
+
+/// Whom a reactor talks to.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// All reactors, itself included, by [`ReactorId`].
+    pub peers: Vec<Mailbox<Message>>,
+    /// The control thread.
+    pub control: Mailbox<Request>,
+    /// The log's queue; what does not fit is counted and forgotten.
+    pub events: SyncSender<Event>,
+    /// Where it counts.
+    pub counters: Arc<Cell>,
+}
+
+/// What a reactor got when it started.
+#[derive(Debug)]
+pub struct Report {
+    /// Its memory.
+    pub pool: PoolReport,
+    /// What was wished for and is not so, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// Starts a reactor in a thread of its own and waits until it is ready.
+///
+/// # Errors
+/// When it has no memory, no ring, or a medium cannot be attached.
+pub fn start(config: ReactorConfig, berth: Berth, around: Surroundings) -> io::Result<(JoinHandle<()>, Report)> {
+    let (ready, is_ready) = channel();
+    let name = format!("reactor-{}", config.id.0);
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let farewell = Farewell { reactor: config.id, control: around.control.clone() };
+        match Reactor::new(config, berth, around) {
+            Ok((mut reactor, report)) => {
+                // Whoever started it waits for this.
+                let _ = ready.send(Ok(report));
+                reactor.run();
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        }
+        drop(farewell);
+    })?;
+    let report = is_ready
+        .recv()
+        .unwrap_or_else(|_| Err(io::Error::other("the reactor's thread ended while it started")));
+    report.map(|report| (thread, report))
+}
+
+/// Tells control when the thread ends, even by a panic.
+#[derive(Debug)]
+struct Farewell {
+    reactor: ReactorId,
+    control: Mailbox<Request>,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let panicked = std::thread::panicking();
+        // Control may be gone already.
+        let _ = self.control.send(Request::Stopped { reactor: self.reactor, panicked });
+    }
+}
+
+/// A session as the reactor knows it.
+#[derive(Debug)]
+struct Seated {
+    tsih: u16,
+    nexus: Option<Nexus>,
+    peer: std::net::SocketAddr,
+    /// Its connection; `None` once that is gone.
+    slot: Option<usize>,
+    /// Why that is gone.
+    reason: Reason,
+}
+
+/// How far a stop has come.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    /// Nobody asked.
+    No,
+    /// Commands that were begun may finish until then.
+    Finishing(Instant),
+    /// Every session was told to close; what the kernel holds has until then.
+    Closing(Instant),
+}
+
+#[derive(Debug)]
+struct Reactor {
+    id: ReactorId,
+    shard: Shard,
+    ring: Option<SharedRing>,
+    poll: Poll,
+    events: Events,
+    inbox: Inbox<Message>,
+    around: Surroundings,
+    connections: Slots<Connection>,
+    sessions: HashMap<SessionKey, Seated>,
+    nexuses: HashMap<Nexus, SessionKey>,
+    /// Connections that may have something to receive.
+    active: Vec<usize>,
+    /// Connections that have more to send than one send took, or can send again.
+    unsent: Vec<usize>,
+    /// The same, while they are being sent to.
+    sending: Vec<usize>,
+    login: LoginLimits,
+    idle: Idle,
+    timer: Timer,
+    /// A recent time: read after a look or a sleep, not every turn.
+    now: Instant,
+    stop: Stop,
+}
+
+impl Reactor {
+    fn new(config: ReactorConfig, berth: Berth, around: Surroundings) -> io::Result<(Self, Report)> {
+        let mut notes = Vec::new();
+        if let Err(error) = pin_current_thread(config.core) {
+            notes.push(format!("not pinned to core {}: {error}", config.core));
+        }
+        let (pool, report) = Pool::new(config.pool)?;
+        let ring = match &config.ring {
+            None => None,
+            Some(wanted) => {
+                let (ring, more) = SharedRing::new(wanted)?;
+                notes.extend(more);
+                if let Err(error) = ring.register_memory(pool.mapping()) {
+                    notes.push(format!("buffers are not registered with io_uring: {error} (see RLIMIT_MEMLOCK)"));
+                }
+                let fd = ring.as_raw_fd();
+                berth.poll.registry().register(&mut SourceFd(&fd), RING, Interest::READABLE)?;
+                Some(ring)
+            }
+        };
+        let mut shard = Shard::new(ShardConfig {
+            reactor: config.id,
+            reactors: config.count,
+            pool,
+            limits: config.limits,
+        });
+        for seat in config.seats {
+            let context = AttachContext {
+                ring: ring.clone(),
+                offload: Arc::clone(&config.offload),
+                waker: crate::backend::Waker(berth.mailbox.bell()),
+                depth: seat.depth,
+            };
+            let backend = Arc::clone(&seat.medium).attach(&context).map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", seat.medium.describe()))
+            })?;
+            shard.attach_unit(seat.id, seat.unit, backend);
+        }
+        let now = Instant::now();
+        let reactor = Self {
+            id: config.id,
+            shard,
+            ring,
+            poll: berth.poll,
+            events: Events::with_capacity(EVENTS),
+            inbox: berth.inbox,
+            around,
+            connections: Slots::new(),
+            sessions: HashMap::new(),
+            nexuses: HashMap::new(),
+            active: Vec::with_capacity(EVENTS),
+            unsent: Vec::with_capacity(EVENTS),
+            sending: Vec::with_capacity(EVENTS),
+            login: config.login,
+            idle: Idle::new(config.poll, config.spin),
+            timer: Timer::new(now),
+            now,
+            stop: Stop::No,
+        };
+        Ok((reactor, Report { pool: report, notes }))
+    }
+
+    fn run(&mut self) {
+        while !self.is_finished() {
+            let work = self.turn();
+            let next = if work > 0 {
+                self.around.counters.turns.add(1);
+                self.idle.worked()
+            } else {
+                self.around.counters.idle_turns.add(1);
+                self.idle.idled(Instant::now)
+            };
+            match next {
+                Next::Spin if self.speculates() => {}
+                Next::Spin | Next::Look => self.look(),
+                Next::Sleep => self.sleep(),
+            }
+        }
+    }
+
+    /// One bounded round; returns how much there was to do.
+    fn turn(&mut self) -> usize {
+        let mut work = 0;
+        if self.inbox.take_call() {
+            work += self.take_messages();
+        }
+        work += self.receive();
+        work += self.run_storage();
+        work += self.send();
+        if self.timer.is_due(self.now) {
+            self.expire();
+        }
+        work
+    }
+
+    /// Whether busy connections are tried without asking the kernel: cheaper as long as they are few.
+    fn speculates(&self) -> bool {
+        const FEW: usize = 16;
+        self.idle.speculates() && self.active.len() <= FEW
+    }
+
+    fn take_messages(&mut self) -> usize {
+        for n in 0..MESSAGES_PER_TURN {
+            let Some(message) = self.inbox.take() else {
+                return n + 1;
+            };
+            match message {
+                Message::Accepted(arrival) => self.accept(arrival),
+                Message::Placed { ticket, answer } => self.placed(ticket, answer),
+                Message::Adopt(moving) => self.adopt(*moving),
+                Message::Shard(message) => self.shard.handle_message(self.now, message),
+                Message::Stop { deadline } => self.begin_stop(deadline),
+            }
+        }
+        self.inbox.call_again();
+        MESSAGES_PER_TURN
+    }
+
+    /// Hands queued operations to the kernel, takes what it finished, and lets tasks go on with that.
+    fn run_storage(&mut self) -> usize {
+        if let Some(ring) = &self.ring {
+            match ring.submit() {
+                Ok(taken) => self.around.counters.ring_submissions.add(taken as u64),
+                // What is queued stays queued; a ring that is broken for good completes nothing, and the
+                // initiators' time-outs see to that.
+                Err(_) => self.around.counters.ring_errors.add(1),
+            }
+            let completed = ring.reap();
+            self.around.counters.ring_completions.add(completed as u64);
+        }
+        self.shard.poll_backends(self.now)
+    }
+
+    /// Asks the kernel which sockets are ready, without waiting.
+    fn look(&mut self) {
+        self.poll_sockets(Some(Duration::ZERO));
+    }
+
+    /// Sleeps until a socket, the ring, a message or a deadline.
+    fn sleep(&mut self) {
+        if self.ring.as_ref().is_some_and(SharedRing::has_pending) {
+            return;
+        }
+        let deadline = self.earliest_deadline();
+        let timeout = self.timer.sleep(Instant::now(), deadline);
+        self.around.counters.sleeps.add(1);
+        let (poll, events) = (&mut self.poll, &mut self.events);
+        let slept = self.inbox.sleep(|may_block| {
+            poll.poll(events, if may_block { timeout } else { Some(Duration::ZERO) })
+        });
+        self.take_readiness(slept);
+    }
+
+    fn poll_sockets(&mut self, timeout: Option<Duration>) {
+        let polled = self.poll.poll(&mut self.events, timeout);
+        self.take_readiness(polled);
+    }
+
+    fn take_readiness(&mut self, polled: io::Result<()>) {
+        self.now = Instant::now();
+        if polled.is_err() {
+            // Only a signal interrupts it, and the next turn asks again.
+            return;
+        }
+        for event in &self.events {
+            let Some(connection) = self.connections.at(event.token().0) else {
+                continue;
+            };
+            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                connection.socket.note_readable();
+                if !std::mem::replace(&mut connection.is_active, true) {
+                    self.active.push(event.token().0);
+                }
+            }
+            if event.is_writable() && !connection.socket.is_writable() {
+                connection.socket.note_writable();
+                self.unsent.push(event.token().0);
+            }
+        }
+    }
+
+    fn earliest_deadline(&self) -> Option<Instant> {
+        let stop = match self.stop {
+            Stop::No => None,
+            Stop::Finishing(at) | Stop::Closing(at) => Some(at),
+        };
+        let logins = self.connections.values().filter_map(Connection::deadline);
+        logins.chain(self.shard.poll_timeout()).chain(stop).min()
+    }
+
+    fn expire(&mut self) {
+        self.expire_logins();
+        self.shard.handle_timeout(self.now);
+        self.advance_stop();
+    }
+
+    fn begin_stop(&mut self, deadline: Instant) {
+        self.stop = Stop::Finishing(deadline);
+        self.end_logins();
+        self.advance_stop();
+    }
+
+    /// From finishing to closing, once there is nothing to finish or no more time.
+    fn advance_stop(&mut self) {
+        let Stop::Finishing(deadline) = self.stop else {
+            return;
+        };
+        if self.shard.is_quiet() || self.now >= deadline {
+            self.stop = Stop::Closing(self.now + LAST_GRACE);
+            let slots: Vec<usize> = self.connections.numbers().collect();
+            for slot in slots {
+                self.close(slot, Reason::Stopping);
+            }
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        match self.stop {
+            Stop::No | Stop::Finishing(_) => false,
+            Stop::Closing(grace) => self.sessions.is_empty() || self.now >= grace,
+        }
+    }
+
+    /// Whether nothing new may begin.
+    fn is_stopping(&self) -> bool {
+        !matches!(self.stop, Stop::No)
+    }
+
+    fn report(&self, peer: std::net::SocketAddr, what: What) {
+        let event = Event { reactor: self.id, peer, what };
+        if self.around.events.try_send(event).is_err() {
+            self.around.counters.events_lost.add(1);
+        }
+        self.around.control.wake();
+    }
+
+    /// Says something to control.
+    fn request(&self, request: Request) {
+        // Control outlives the reactors; should it not, nobody needs to know any more.
+        let _ = self.around.control.send(request);
+    }
+}

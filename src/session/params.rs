@@ -46,3 +46,48 @@ impl OperationalParams {
         error_recovery_level: 0,
     };
 }
+
+/// What this target wants, before it hears the initiator (RFC 7143, section 13). Lengths in bytes.
+///
+/// MaxConnections is 1, ErrorRecoveryLevel 0, DataPDUInOrder and DataSequenceInOrder Yes for everybody, so
+/// they are not here but in the key table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Longest data segment we take, declared in every login that negotiates (section 13.12).
+    pub max_recv_data_segment_length: u32,
+    /// Upper bound of MaxBurstLength (section 13.13).
+    pub max_burst_length: u32,
+    /// Upper bound of FirstBurstLength (section 13.14).
+    pub first_burst_length: u32,
+    /// Upper bound of MaxOutstandingR2T (section 13.17).
+    pub max_outstanding_r2t: u16,
+    /// Whether the target insists on an R2T before any Data-Out (section 13.10).
+    pub initial_r2t: bool,
+    /// Whether the target takes immediate data (section 13.11).
+    pub immediate_data: bool,
+    /// Lower bound of DefaultTime2Wait, in seconds (section 13.15).
+    pub default_time2wait: u16,
+    /// Upper bound of DefaultTime2Retain, in seconds (section 13.16): 0, since with ErrorRecoveryLevel 0
+    /// nothing is kept.
+    pub default_time2retain: u16,
+}
+
+impl Offer {
+    /// What is offered when nothing is configured.
+    pub const DEFAULT: Self = Self {
+        max_recv_data_segment_length: 262_144,
+        max_burst_length: 1 << 20,
+        first_burst_length: 65_536,
+        max_outstanding_r2t: 8,
+        initial_r2t: false,
+        immediate_data: true,
+        default_time2wait: 2,
+        default_time2retain: 0,
+    };
+}
+
+impl Default for Offer {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}

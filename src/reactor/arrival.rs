@@ -1,0 +1,392 @@
+//! From an accepted socket to a session: the login, its placement, and the sessions it takes the place of.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use mio::Token;
+
+use super::message::{Arrival, Identity, Moving, Permit, Place, Reason, Request, Ticket, What};
+use super::socket::{Sent, Socket};
+use super::{Message, Reactor, Seated};
+use crate::session::SessionKey;
+use crate::session::login::{Login, LoginEvent, LoginStatus};
+
+/// One connection of this reactor.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) socket: Socket,
+    pub(super) peer: SocketAddr,
+    pub(super) permit: Permit,
+    pub(super) phase: Phase,
+    /// It is in the list of those to receive from.
+    pub(super) is_active: bool,
+}
+
+/// What a connection is at.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// It logs in.
+    Login(Box<Entering>),
+    /// It carries this session.
+    Session(SessionKey),
+    /// It is about to be dropped.
+    Over,
+}
+
+/// A login, and what it waits for.
+#[derive(Debug)]
+pub(super) struct Entering {
+    pub(super) login: Login,
+    pub(super) wait: Wait,
+    /// Who it is; known with the first request.
+    identity: Option<Identity>,
+    /// Its handle; known when it was placed.
+    tsih: Option<u16>,
+}
+
+/// What a login waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The initiator's next request.
+    Initiator,
+    /// The directory's answer.
+    Directory,
+    /// The end of the session it takes the place of.
+    Reinstatement(SessionKey),
+}
+
+impl Connection {
+    /// When the login's time is up.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Login(entering) => entering.login.poll_timeout(),
+            _ => None,
+        }
+    }
+}
+
+impl Reactor {
+    /// A new connection: it starts to log in.
+    pub(super) fn accept(&mut self, arrival: Arrival) {
+        self.around.counters.connections.add(1);
+        if self.is_stopping() {
+            return;
+        }
+        let Arrival { stream, peer, local, targets, permit } = arrival;
+        let login = Login::new(targets, local, self.login, Instant::now());
+        let entering = Entering { login, wait: Wait::Initiator, identity: None, tsih: None };
+        self.settle(stream, peer, permit, entering);
+    }
+
+    /// Gives a socket its number and its place in the registry.
+    fn settle(
+        &mut self,
+        stream: mio::net::TcpStream,
+        peer: SocketAddr,
+        permit: Permit,
+        entering: Entering,
+    ) -> Option<usize> {
+        let slot = self.connections.next();
+        let socket = match Socket::register(stream, self.poll.registry(), Token(slot)) {
+            Ok(socket) => socket,
+            Err(error) => {
+                self.around.counters.logins_failed.add(1);
+                self.forget(entering.tsih);
+                self.report(peer, What::LoginFailed(Reason::Socket(error.kind())));
+                return None;
+            }
+        };
+        let phase = Phase::Login(Box::new(entering));
+        self.connections.insert(Connection { socket, peer, permit, phase, is_active: true });
+        self.active.push(slot);
+        Some(slot)
+    }
+
+    /// A login from another reactor, already placed here.
+    pub(super) fn adopt(&mut self, moving: Moving) {
+        let Moving { stream, peer, permit, login, tsih, identity } = moving;
+        if self.is_stopping() {
+            self.forget(Some(tsih));
+            return;
+        }
+        let entering = Entering { login, wait: Wait::Directory, identity: Some(identity), tsih: Some(tsih) };
+        if let Some(slot) = self.settle(stream, peer, permit, entering) {
+            self.resume(slot, Ok(tsih));
+        }
+    }
+
+    /// The directory's answer.
+    pub(super) fn placed(&mut self, ticket: Ticket, answer: Result<Place, LoginStatus>) {
+        let Some(slot) = self.connections.redeem(ticket) else {
+            self.forget(answer.ok().map(|place| place.tsih));
+            return;
+        };
+        match answer {
+            Ok(place) if place.reactor != self.id => self.move_away(slot, place),
+            Ok(place) => {
+                if let Some(entering) = self.entering(slot) {
+                    entering.tsih = Some(place.tsih);
+                }
+                self.resume(slot, Ok(place.tsih));
+            }
+            Err(status) => self.resume(slot, Err(status)),
+        }
+    }
+
+    /// Hands socket and login to the reactor that the session belongs to.
+    fn move_away(&mut self, slot: usize, place: Place) {
+        let Some(connection) = self.remove(slot) else {
+            return;
+        };
+        let Connection { socket, peer, permit, phase, .. } = connection;
+        let Phase::Login(entering) = phase else {
+            return;
+        };
+        let (Ok(stream), Some(identity)) = (socket.deregister(self.poll.registry()), entering.identity) else {
+            self.forget(Some(place.tsih));
+            return;
+        };
+        let moving = Moving { stream, peer, permit, login: entering.login, tsih: place.tsih, identity };
+        let peer = &self.around.peers[usize::from(place.reactor.0)];
+        if peer.send(Message::Adopt(Box::new(moving))).is_err() {
+            self.forget(Some(place.tsih));
+        }
+    }
+
+    /// The login goes on with the directory's answer.
+    fn resume(&mut self, slot: usize, answer: Result<u16, LoginStatus>) {
+        let Some(entering) = self.entering(slot) else {
+            return;
+        };
+        entering.wait = Wait::Initiator;
+        match entering.login.placed(answer) {
+            Ok(()) => self.advance_login(slot),
+            Err(error) => self.close(slot, Reason::Login(error)),
+        }
+    }
+
+    /// Bytes came for a login.
+    pub(super) fn handle_login_bytes(&mut self, slot: usize, bytes: usize) {
+        let now = self.now;
+        let Some(entering) = self.entering(slot) else {
+            return;
+        };
+        match entering.login.handle_received(now, bytes) {
+            Ok(()) => self.advance_login(slot),
+            Err(error) => self.close(slot, Reason::Login(error)),
+        }
+    }
+
+    /// Does what the login asks for, and sends what it has to say.
+    fn advance_login(&mut self, slot: usize) {
+        while let Some(event) = self.entering(slot).and_then(|entering| entering.login.poll_event()) {
+            match event {
+                LoginEvent::Place(request) => {
+                    let ticket = self.connections.ticket(slot);
+                    let from = self.id;
+                    if let Some(entering) = self.entering(slot) {
+                        entering.identity = Some(Identity::of(&request));
+                        entering.wait = Wait::Directory;
+                    }
+                    self.request(Request::Place { from, ticket, request });
+                }
+                LoginEvent::Complete => self.complete(slot),
+            }
+        }
+        self.send_login(slot);
+    }
+
+    /// Sends what a login has to say.
+    pub(super) fn send_login(&mut self, slot: usize) {
+        let Some(connection) = self.connections.at(slot) else {
+            return;
+        };
+        let Phase::Login(entering) = &mut connection.phase else {
+            return;
+        };
+        while connection.socket.is_writable() && !entering.login.poll_transmit().is_empty() {
+            self.around.counters.sends.add(1);
+            match connection.socket.send(&[IoSlice::new(entering.login.poll_transmit())]) {
+                Sent::Bytes(bytes) => {
+                    self.around.counters.sent_bytes.add(bytes as u64);
+                    entering.login.transmitted(bytes);
+                }
+                Sent::Nothing => break,
+                Sent::Failed(kind) => {
+                    entering.login.transmitted(entering.login.poll_transmit().len());
+                    self.close(slot, Reason::Socket(kind));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The login is done but for its last answer: first the session it takes the place of must be gone
+    /// (RFC 7143, section 6.3.5).
+    pub(super) fn complete(&mut self, slot: usize) {
+        let Some(entering) = self.entering(slot) else {
+            return;
+        };
+        let nexus = entering.identity.as_ref().and_then(|identity| identity.nexus.clone());
+        let old = nexus.and_then(|nexus| self.nexuses.get(&nexus).copied());
+        let Some(old) = old else {
+            self.open_session(slot);
+            return;
+        };
+        if let Some(entering) = self.entering(slot) {
+            entering.wait = Wait::Reinstatement(old);
+        }
+        self.around.counters.sessions_reinstated.add(1);
+        match self.sessions.get(&old).and_then(|seated| seated.slot) {
+            Some(old_slot) => self.close(old_slot, Reason::Reinstated),
+            // Its connection is gone already; it only drains.
+            None => {}
+        }
+    }
+
+    fn open_session(&mut self, slot: usize) {
+        let window = self.shard.window_for_new_session();
+        if window == 0 {
+            if let Some(entering) = self.entering(slot) {
+                let error = entering.login.refuse(LoginStatus::OUT_OF_RESOURCES);
+                self.close(slot, Reason::Login(error));
+            }
+            return;
+        }
+        let Some(connection) = self.connections.at(slot) else {
+            return;
+        };
+        let peer = connection.peer;
+        let Phase::Login(entering) = std::mem::replace(&mut connection.phase, Phase::Over) else {
+            return;
+        };
+        let established = entering.login.finish(window);
+        let tsih = established.tsih;
+        let key = match self.shard.open_session(established, self.now) {
+            Ok(key) => key,
+            Err(_) => {
+                self.forget(Some(tsih));
+                self.close(slot, Reason::OutOfResources);
+                return;
+            }
+        };
+        if let Some(connection) = self.connections.at(slot) {
+            connection.phase = Phase::Session(key);
+            connection.permit.logged_in();
+        }
+        self.seat(slot, key, tsih, peer, entering.identity);
+    }
+
+    fn seat(&mut self, slot: usize, key: SessionKey, tsih: u16, peer: SocketAddr, identity: Option<Identity>) {
+        let nexus = identity.as_ref().and_then(|identity| identity.nexus.clone());
+        if let Some(nexus) = nexus.clone() {
+            self.nexuses.insert(nexus, key);
+        }
+        let seated = Seated { tsih, nexus, peer, slot: Some(slot), reason: Reason::PeerClosed };
+        self.sessions.insert(key, seated);
+        self.around.counters.sessions_opened.add(1);
+        if let Some(Identity { initiator_name, target, .. }) = identity {
+            self.report(peer, What::SessionOpened { tsih, initiator_name, target });
+        }
+        self.unsent.push(slot);
+    }
+
+    /// Nothing is left of a session: its handle is free, and who waited for that goes on.
+    pub(super) fn session_gone(&mut self, key: SessionKey) {
+        let Some(seated) = self.sessions.remove(&key) else {
+            return;
+        };
+        if let Some(slot) = seated.slot {
+            self.remove(slot);
+        }
+        if let Some(nexus) = &seated.nexus
+            && self.nexuses.get(nexus) == Some(&key)
+        {
+            self.nexuses.remove(nexus);
+        }
+        self.around.counters.sessions_closed.add(1);
+        self.forget(Some(seated.tsih));
+        self.report(seated.peer, What::SessionClosed { tsih: seated.tsih, reason: seated.reason });
+        let waiting: Vec<usize> = self.connections.numbers().collect();
+        for slot in waiting {
+            if self.entering(slot).is_some_and(|entering| entering.wait == Wait::Reinstatement(key)) {
+                self.complete(slot);
+                self.send_login(slot);
+            }
+        }
+    }
+
+    /// Ends a connection: its login is over, or its session begins to drain.
+    pub(super) fn close(&mut self, slot: usize, reason: Reason) {
+        if matches!(reason, Reason::Login(_)) {
+            // The answer that says why.
+            self.send_login(slot);
+        }
+        let Some(connection) = self.remove(slot) else {
+            return;
+        };
+        match connection.phase {
+            Phase::Login(entering) => {
+                self.around.counters.logins_failed.add(1);
+                self.forget(entering.tsih);
+                self.report(connection.peer, What::LoginFailed(reason));
+            }
+            Phase::Session(key) => {
+                if let Some(seated) = self.sessions.get_mut(&key) {
+                    seated.slot = None;
+                    seated.reason = reason;
+                }
+                if matches!(reason, Reason::Protocol(_)) {
+                    self.around.counters.protocol_errors.add(1);
+                }
+                self.shard.connection_lost(key);
+            }
+            Phase::Over => self.report(connection.peer, What::LoginFailed(reason)),
+        }
+    }
+
+    /// Takes a connection out of every list.
+    fn remove(&mut self, slot: usize) -> Option<Connection> {
+        let connection = self.connections.remove(slot)?;
+        self.active.retain(|&other| other != slot);
+        self.unsent.retain(|&other| other != slot);
+        self.sending.retain(|&other| other != slot);
+        Some(connection)
+    }
+
+    /// Tells control that a handle is free.
+    fn forget(&self, tsih: Option<u16>) {
+        if let Some(tsih) = tsih {
+            self.request(Request::Ended { tsih });
+        }
+    }
+
+    pub(super) fn entering(&mut self, slot: usize) -> Option<&mut Entering> {
+        match &mut self.connections.at(slot)?.phase {
+            Phase::Login(entering) => Some(entering),
+            _ => None,
+        }
+    }
+
+    pub(super) fn expire_logins(&mut self) {
+        let now = self.now;
+        let slots: Vec<usize> = self.connections.numbers().collect();
+        for slot in slots {
+            let late = self.entering(slot).and_then(|entering| entering.login.handle_timeout(now).err());
+            if let Some(error) = late {
+                self.close(slot, Reason::Login(error));
+            }
+        }
+    }
+
+    /// Ends every login: the target stops.
+    pub(super) fn end_logins(&mut self) {
+        let slots: Vec<usize> = self.connections.numbers().collect();
+        for slot in slots {
+            if self.entering(slot).is_some() {
+                self.close(slot, Reason::Stopping);
+            }
+        }
+    }
+}

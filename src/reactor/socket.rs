@@ -1,0 +1,200 @@
+//! One connection's socket, and what is known of its readiness.
+//!
+//! Every socket is registered once, edge-triggered, for both directions. An edge is remembered in `readable` or
+//! `writable` and forgotten only when the kernel itself says "would block": so a reactor may sleep when no
+//! connection is `readable` that it could read from, and no byte is left behind.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+
+/// Turns without a byte after which a connection is no longer tried on the off chance. An attempt costs a third of
+/// a microsecond.
+const HOT_TURNS: u8 = 96;
+
+/// What a receive brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Received {
+    /// This many bytes.
+    Bytes(usize),
+    /// Nothing for now.
+    Nothing,
+    /// The end of the stream.
+    End,
+    /// The end of the connection.
+    Failed(io::ErrorKind),
+}
+
+/// What a send took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// This many bytes.
+    Bytes(usize),
+    /// Nothing for now.
+    Nothing,
+    /// The end of the connection.
+    Failed(io::ErrorKind),
+}
+
+/// A socket and its readiness.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: TcpStream,
+    readable: bool,
+    writable: bool,
+    /// Turns left in which it is tried without being known readable.
+    heat: u8,
+}
+
+impl Socket {
+    /// Registers `stream`; it is tried at once, as what came before leaves no edge.
+    pub(super) fn register(mut stream: TcpStream, registry: &Registry, token: Token) -> io::Result<Self> {
+        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Self { stream, readable: true, writable: true, heat: HOT_TURNS })
+    }
+
+    /// Takes the stream out of the registry, to go to another one.
+    pub(super) fn deregister(mut self, registry: &Registry) -> io::Result<TcpStream> {
+        registry.deregister(&mut self.stream)?;
+        Ok(self.stream)
+    }
+
+    pub(super) fn note_readable(&mut self) {
+        self.readable = true;
+    }
+
+    pub(super) fn note_writable(&mut self) {
+        self.writable = true;
+    }
+
+    pub(super) fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    pub(super) fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Whether to try to receive: it is readable, or was so a moment ago and trying is cheap.
+    pub(super) fn is_worth_trying(&self, speculate: bool) -> bool {
+        self.readable || (speculate && self.heat > 0)
+    }
+
+    /// One receive into both pieces of room.
+    pub(super) fn receive(&mut self, room: &mut [IoSliceMut<'_>; 2]) -> Received {
+        let [first, second] = room;
+        let result = if second.is_empty() {
+            self.stream.read(first)
+        } else {
+            self.stream.read_vectored(room)
+        };
+        self.received(result)
+    }
+
+    fn received(&mut self, result: io::Result<usize>) -> Received {
+        match result {
+            Ok(0) => Received::End,
+            Ok(bytes) => {
+                self.readable = true;
+                self.heat = HOT_TURNS;
+                Received::Bytes(bytes)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                self.heat = self.heat.saturating_sub(1);
+                Received::Nothing
+            }
+            // Still readable: it is tried again in the next turn.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Received::Nothing,
+            Err(error) => Received::Failed(error.kind()),
+        }
+    }
+
+    /// One gathered send.
+    pub(super) fn send(&mut self, pieces: &[IoSlice<'_>]) -> Sent {
+        let result = match pieces {
+            [only] => self.stream.write(only),
+            many => self.stream.write_vectored(many),
+        };
+        match result {
+            Ok(bytes) => Sent::Bytes(bytes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.writable = false;
+                Sent::Nothing
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Sent::Bytes(0),
+            Err(error) => Sent::Failed(error.kind()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream as StdStream};
+
+    fn pair() -> (Socket, StdStream, mio::Poll) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let peer = StdStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        let (stream, _) = listener.accept().expect("accepts");
+        stream.set_nonblocking(true).expect("can be");
+        let poll = mio::Poll::new().expect("epoll");
+        let socket = Socket::register(TcpStream::from_std(stream), poll.registry(), Token(7)).expect("registers");
+        (socket, peer, poll)
+    }
+
+    fn receive(socket: &mut Socket, room: &mut [u8]) -> Received {
+        socket.receive(&mut [IoSliceMut::new(room), IoSliceMut::new(&mut [])])
+    }
+
+    /// Sleeps in the kernel, not in the clock, until the socket has an edge.
+    fn wait(poll: &mut mio::Poll, socket: &mut Socket) {
+        let mut events = mio::Events::with_capacity(4);
+        while !socket.is_readable() {
+            poll.poll(&mut events, None).expect("polls");
+            if events.iter().any(mio::event::Event::is_readable) {
+                socket.note_readable();
+            }
+        }
+    }
+
+    #[test]
+    fn it_stays_readable_until_the_kernel_says_would_block() {
+        let (mut socket, mut peer, mut poll) = pair();
+        let mut room = [0; 4];
+        assert_eq!(receive(&mut socket, &mut room), Received::Nothing);
+        peer.write_all(b"123456").expect("writes");
+        wait(&mut poll, &mut socket);
+        assert_eq!(receive(&mut socket, &mut room), Received::Bytes(4));
+        assert!(socket.is_readable());
+        assert_eq!(receive(&mut socket, &mut room), Received::Bytes(2));
+        assert!(socket.is_readable(), "a short read is no proof");
+        assert_eq!(receive(&mut socket, &mut room), Received::Nothing);
+        assert!(!socket.is_readable());
+        drop(peer);
+        wait(&mut poll, &mut socket);
+        assert_eq!(receive(&mut socket, &mut room), Received::End);
+    }
+
+    #[test]
+    fn it_cools_down_when_nothing_comes() {
+        let (mut socket, _peer, _poll) = pair();
+        let mut tries = 0;
+        while socket.is_worth_trying(true) {
+            assert_eq!(receive(&mut socket, &mut [0; 1]), Received::Nothing);
+            tries += 1;
+        }
+        assert_eq!(tries, u32::from(HOT_TURNS));
+        assert!(!socket.is_worth_trying(false));
+    }
+
+    #[test]
+    fn a_full_socket_is_not_writable() {
+        let (mut socket, _peer, _poll) = pair();
+        let much = vec![0; 1 << 20];
+        let pieces = [IoSlice::new(&much), IoSlice::new(&much)];
+        while let Sent::Bytes(_) = socket.send(&pieces) {}
+        assert!(!socket.is_writable());
+    }
+}
