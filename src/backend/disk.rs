@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{BlockError, BlockIo, Geometry};
+use crate::sys::errno;
 use crate::sys::file::{self, WriteMode};
 use crate::units::{BlockSize, Extent, Lba};
 
@@ -37,9 +38,9 @@ pub(super) fn meaning(
     done: usize,
 ) -> BlockError {
     match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => BlockError::NoSpace,
-        Some(libc::ENXIO | libc::ENODEV | libc::ENOMEDIUM) => BlockError::Gone,
-        Some(libc::EROFS | libc::EPERM | libc::EBADF) => BlockError::ReadOnly,
+        Some(errno::ENOSPC | errno::EDQUOT) => BlockError::NoSpace,
+        Some(errno::ENXIO | errno::ENODEV | errno::ENOMEDIUM) => BlockError::Gone,
+        Some(errno::EROFS | errno::EPERM | errno::EBADF) => BlockError::ReadOnly,
         _ => BlockError::Medium {
             at: block_at(extent, size, done),
         },
@@ -59,7 +60,10 @@ pub(super) fn block_at(extent: Extent, size: BlockSize, done: usize) -> Lba {
 /// remembered.
 fn tried(result: io::Result<usize>, possible: &AtomicBool) -> usize {
     result.unwrap_or_else(|error| {
-        if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) {
+        if matches!(
+            error.raw_os_error(),
+            Some(errno::EOPNOTSUPP | errno::EINVAL)
+        ) {
             possible.store(false, Ordering::Relaxed);
         }
         0
@@ -234,8 +238,8 @@ pub(super) enum AfterStable {
 
 pub(super) fn after_stable(error: &io::Error) -> AfterStable {
     match error.raw_os_error() {
-        Some(libc::EOPNOTSUPP | libc::EINVAL) => AfterStable::WriteAndSync,
-        Some(libc::ENOSPC | libc::EDQUOT) => AfterStable::Probe,
+        Some(errno::EOPNOTSUPP | errno::EINVAL) => AfterStable::WriteAndSync,
+        Some(errno::ENOSPC | errno::EDQUOT) => AfterStable::Probe,
         _ => AfterStable::Poison,
     }
 }
@@ -253,19 +257,19 @@ mod tests {
             let error = io::Error::from_raw_os_error(number);
             meaning(&error, extent, size, done)
         };
-        assert_eq!(at(libc::EIO, 0), BlockError::Medium { at: Lba(100) });
-        assert_eq!(at(libc::EIO, 1023), BlockError::Medium { at: Lba(101) });
-        assert_eq!(at(libc::EIO, 4096), BlockError::Medium { at: Lba(107) });
-        assert_eq!(at(libc::ENOSPC, 0), BlockError::NoSpace);
-        assert_eq!(at(libc::EDQUOT, 0), BlockError::NoSpace);
-        assert_eq!(at(libc::ENODEV, 0), BlockError::Gone);
+        assert_eq!(at(errno::EIO, 0), BlockError::Medium { at: Lba(100) });
+        assert_eq!(at(errno::EIO, 1023), BlockError::Medium { at: Lba(101) });
+        assert_eq!(at(errno::EIO, 4096), BlockError::Medium { at: Lba(107) });
+        assert_eq!(at(errno::ENOSPC, 0), BlockError::NoSpace);
+        assert_eq!(at(errno::EDQUOT, 0), BlockError::NoSpace);
+        assert_eq!(at(errno::ENODEV, 0), BlockError::Gone);
     }
 
     #[test]
     fn a_failed_stable_write_is_trusted_no_further_than_its_error_allows() {
         let next = |number| after_stable(&io::Error::from_raw_os_error(number));
-        assert_eq!(next(libc::EOPNOTSUPP), AfterStable::WriteAndSync);
-        assert_eq!(next(libc::ENOSPC), AfterStable::Probe);
-        assert_eq!(next(libc::EIO), AfterStable::Poison);
+        assert_eq!(next(errno::EOPNOTSUPP), AfterStable::WriteAndSync);
+        assert_eq!(next(errno::ENOSPC), AfterStable::Probe);
+        assert_eq!(next(errno::EIO), AfterStable::Poison);
     }
 }

@@ -14,6 +14,7 @@ use super::{
     AttachContext, Backend, BlockError, BlockIo, Completion, Geometry, IoTag, Medium, Submit,
 };
 use crate::buffer::Buffer;
+use crate::sys::errno;
 use crate::sys::file::WriteMode;
 use crate::sys::hugepage::Loan;
 use crate::sys::ring::{RingClient, RingCompletion, Transfer};
@@ -186,8 +187,8 @@ impl RingBackend {
         let error = io::Error::from_raw_os_error(-result);
         match -result {
             // The kernel found nobody to do it just now, or a signal came between.
-            libc::EAGAIN | libc::EINTR if !progress.cancelled => return Next::Continue,
-            libc::ECANCELED | libc::EINTR | libc::EAGAIN if progress.cancelled => {
+            errno::EAGAIN | errno::EINTR if !progress.cancelled => return Next::Continue,
+            errno::ECANCELED | errno::EINTR | errno::EAGAIN if progress.cancelled => {
                 return Next::Done(Err(BlockError::Cancelled));
             }
             _ => {}
