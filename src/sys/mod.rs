@@ -13,3 +13,4 @@ pub mod file;
 pub mod hugepage;
 pub mod numa;
 pub mod ring;
+pub mod socket;
