@@ -166,8 +166,12 @@ fn established(params: OperationalParams) -> Established {
 }
 
 fn medium() -> Rc<RefCell<Medium>> {
+    let mut bytes = vec![0; BLOCKS as usize * 512];
+    for (block, bytes) in bytes.chunks_mut(512).enumerate() {
+        bytes.fill((block % 251) as u8);
+    }
     Rc::new(RefCell::new(Medium {
-        bytes: (0..BLOCKS * 512).map(|i| (i / 512 % 251) as u8).collect(),
+        bytes,
         ..Medium::default()
     }))
 }
