@@ -1,5 +1,5 @@
 //! The `ringtgt` command.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    ringtgt::cli::main()
 }

@@ -11,7 +11,10 @@ pub fn parse(text: &str) -> Result<Vec<u32>, String> {
     let wrong = || format!("\"{text}\" is not a list of cores, like 2 or 0,2 or 2-5");
     let number = |s: &str| {
         let n: u64 = s.trim().parse().map_err(|_| wrong())?;
-        u32::try_from(n).ok().filter(|_| n <= CORE_MAX).ok_or_else(wrong)
+        u32::try_from(n)
+            .ok()
+            .filter(|_| n <= CORE_MAX)
+            .ok_or_else(wrong)
     };
     let mut cores = Vec::new();
     for part in text.split(',') {
@@ -42,7 +45,13 @@ pub fn show(cores: &[u32]) -> String {
             _ => parts.push((core, core)),
         }
     }
-    let part = |&(a, b): &(u32, u32)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+    let part = |&(a, b): &(u32, u32)| {
+        if a == b {
+            a.to_string()
+        } else {
+            format!("{a}-{b}")
+        }
+    };
     parts.iter().map(part).collect::<Vec<_>>().join(",")
 }
 
@@ -51,16 +60,30 @@ pub fn show(cores: &[u32]) -> String {
 ///
 /// # Errors
 /// When a core that was asked for is not allowed.
-pub fn choose(asked: Option<&[u32]>, allowed: &[u32], isolated: &[u32]) -> Result<Vec<u32>, String> {
+pub fn choose(
+    asked: Option<&[u32]>,
+    allowed: &[u32],
+    isolated: &[u32],
+) -> Result<Vec<u32>, String> {
     if let Some(asked) = asked {
-        let strange: Vec<u32> = asked.iter().copied().filter(|core| !allowed.contains(core)).collect();
+        let strange: Vec<u32> = asked
+            .iter()
+            .copied()
+            .filter(|core| !allowed.contains(core))
+            .collect();
         if !strange.is_empty() {
             let (strange, allowed) = (show(&strange), show(allowed));
-            return Err(format!("this process may not run on core {strange}; it may on {allowed}"));
+            return Err(format!(
+                "this process may not run on core {strange}; it may on {allowed}"
+            ));
         }
         return Ok(asked.to_vec());
     }
-    let mut kept: Vec<u32> = allowed.iter().copied().filter(|core| isolated.contains(core)).collect();
+    let mut kept: Vec<u32> = allowed
+        .iter()
+        .copied()
+        .filter(|core| isolated.contains(core))
+        .collect();
     if kept.is_empty() {
         let spare = usize::from(allowed.len() > 2);
         kept = allowed.get(spare..).unwrap_or_default().to_vec();
@@ -77,11 +100,26 @@ mod tests {
 
     #[test]
     fn lists_parse_and_print() {
-        for (text, cores) in [("0", vec![0]), ("0,2", vec![0, 2]), ("2-5", vec![2, 3, 4, 5]), ("0,4-6", vec![0, 4, 5, 6])] {
+        for (text, cores) in [
+            ("0", vec![0]),
+            ("0,2", vec![0, 2]),
+            ("2-5", vec![2, 3, 4, 5]),
+            ("0,4-6", vec![0, 4, 5, 6]),
+        ] {
             assert_eq!(parse(text), Ok(cores.clone()));
             assert_eq!(show(&cores), text);
         }
-        for bad in ["", "a", "1,", "3-1", "1,1", "0-2,1", "-1", "4096", "0-99999999999"] {
+        for bad in [
+            "",
+            "a",
+            "1,",
+            "3-1",
+            "1,1",
+            "0-2,1",
+            "-1",
+            "4096",
+            "0-99999999999",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

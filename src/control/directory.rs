@@ -72,25 +72,45 @@ impl Directory {
     /// # Errors
     /// The status to answer the login with.
     pub fn place(&mut self, request: &PlaceRequest) -> Result<Place, LoginStatus> {
-        let nexus = request.target.as_ref().filter(|_| !request.discovery).map(|target| {
-            Arc::new(Nexus {
-                initiator_name: request.initiator_name.clone(),
-                isid: request.isid,
-                target_name: target.name.clone(),
-                portal_group_tag: request.portal_group_tag,
-            })
-        });
+        let nexus = request
+            .target
+            .as_ref()
+            .filter(|_| !request.discovery)
+            .map(|target| {
+                Arc::new(Nexus {
+                    initiator_name: request.initiator_name.clone(),
+                    isid: request.isid,
+                    target_name: target.name.clone(),
+                    portal_group_tag: request.portal_group_tag,
+                })
+            });
         if request.tsih != 0 {
             return Err(self.refuse_addition(request, nexus.as_deref()));
         }
         let tsih = self.free_tsih().ok_or(LoginStatus::OUT_OF_RESOURCES)?;
-        let at_home = nexus.as_ref().and_then(|nexus| self.homes.get(nexus)).map(|home| home.reactor);
+        let at_home = nexus
+            .as_ref()
+            .and_then(|nexus| self.homes.get(nexus))
+            .map(|home| home.reactor);
         let reactor = at_home.unwrap_or_else(|| self.least_loaded());
         if let Some(nexus) = &nexus {
-            self.homes.entry(Arc::clone(nexus)).or_insert(Home { reactor, members: 0 }).members += 1;
+            self.homes
+                .entry(Arc::clone(nexus))
+                .or_insert(Home {
+                    reactor,
+                    members: 0,
+                })
+                .members += 1;
         }
         self.load[usize::from(reactor.0)] += 1;
-        self.entries.insert(tsih, Entry { reactor, cid: request.cid, nexus });
+        self.entries.insert(
+            tsih,
+            Entry {
+                reactor,
+                cid: request.cid,
+                nexus,
+            },
+        );
         Ok(Place { reactor, tsih })
     }
 
@@ -125,7 +145,11 @@ impl Directory {
 
     fn refuse_addition(&self, request: &PlaceRequest, nexus: Option<&Nexus>) -> LoginStatus {
         match self.entries.get(&request.tsih) {
-            Some(entry) if entry.nexus.as_deref() == nexus && nexus.is_some() && entry.cid != request.cid => {
+            Some(entry)
+                if entry.nexus.as_deref() == nexus
+                    && nexus.is_some()
+                    && entry.cid != request.cid =>
+            {
                 LoginStatus::TOO_MANY_CONNECTIONS
             }
             _ => LoginStatus::SESSION_DOES_NOT_EXIST,
@@ -133,7 +157,9 @@ impl Directory {
     }
 
     fn least_loaded(&self) -> ReactorId {
-        let index = (0..self.load.len()).min_by_key(|&i| self.load[i]).unwrap_or(0);
+        let index = (0..self.load.len())
+            .min_by_key(|&i| self.load[i])
+            .unwrap_or(0);
         ReactorId(u16::try_from(index).expect("there are at most 65536 reactors"))
     }
 
@@ -157,7 +183,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn target(name: &str) -> Arc<Target> {
-        Arc::new(Target { name: name.to_owned(), alias: None, portal_groups: Vec::new(), luns: Vec::new() })
+        Arc::new(Target {
+            name: name.to_owned(),
+            alias: None,
+            portal_groups: Vec::new(),
+            luns: Vec::new(),
+        })
     }
 
     fn request(initiator: u8, isid: u8, target_name: &str) -> PlaceRequest {
@@ -195,13 +226,20 @@ mod tests {
         assert_ne!(again.tsih, first.tsih);
         directory.ended(first.tsih);
         let third = directory.place(&request(1, 7, "t")).expect("reinstatement");
-        assert_eq!(third.reactor, first.reactor, "the second one is still there");
+        assert_eq!(
+            third.reactor, first.reactor,
+            "the second one is still there"
+        );
     }
 
     #[test]
     fn discovery_sessions_reinstate_nothing() {
         let mut directory = Directory::new(2);
-        let discovery = PlaceRequest { target: None, discovery: true, ..request(1, 1, "t") };
+        let discovery = PlaceRequest {
+            target: None,
+            discovery: true,
+            ..request(1, 1, "t")
+        };
         let a = directory.place(&discovery).expect("a new session");
         let b = directory.place(&discovery).expect("a new session");
         assert_ne!(a.reactor, b.reactor);
@@ -211,14 +249,22 @@ mod tests {
     fn a_handle_that_names_no_session_is_told_so() {
         let mut directory = Directory::new(1);
         let place = directory.place(&request(1, 1, "t")).expect("a new session");
-        let ask = |tsih, cid, isid| PlaceRequest { tsih, cid, ..request(1, isid, "t") };
+        let ask = |tsih, cid, isid| PlaceRequest {
+            tsih,
+            cid,
+            ..request(1, isid, "t")
+        };
         for (tsih, cid, isid, status) in [
             (place.tsih, 2, 1, LoginStatus::TOO_MANY_CONNECTIONS),
             (place.tsih, 1, 1, LoginStatus::SESSION_DOES_NOT_EXIST),
             (place.tsih, 2, 9, LoginStatus::SESSION_DOES_NOT_EXIST),
             (place.tsih + 1, 1, 1, LoginStatus::SESSION_DOES_NOT_EXIST),
         ] {
-            assert_eq!(directory.place(&ask(tsih, cid, isid)), Err(status), "{tsih} {cid} {isid}");
+            assert_eq!(
+                directory.place(&ask(tsih, cid, isid)),
+                Err(status),
+                "{tsih} {cid} {isid}"
+            );
         }
         assert_eq!(directory.len(), 1);
     }
@@ -229,7 +275,9 @@ mod tests {
         let kept = directory.place(&request(0, 0, "t")).expect("a new session");
         for n in 0..70_000_u32 {
             let isid = u8::try_from(n % 251).expect("small");
-            let place = directory.place(&request(1, isid, "t")).expect("there is room");
+            let place = directory
+                .place(&request(1, isid, "t"))
+                .expect("there is room");
             assert!(place.tsih != 0 && place.tsih != kept.tsih);
             directory.ended(place.tsih);
         }
@@ -239,7 +287,11 @@ mod tests {
     #[test]
     fn when_every_handle_is_taken_a_login_is_refused() {
         let mut directory = Directory::new(1);
-        let ask = PlaceRequest { target: None, discovery: true, ..request(1, 1, "t") };
+        let ask = PlaceRequest {
+            target: None,
+            discovery: true,
+            ..request(1, 1, "t")
+        };
         for _ in 0..u16::MAX {
             directory.place(&ask).expect("there is room");
         }

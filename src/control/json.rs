@@ -39,7 +39,11 @@ impl Json {
 pub(super) fn parse(text: &str) -> Result<Json, String> {
     serde_json::from_str(text).map_err(|e| {
         let whole = e.to_string();
-        let what = whole.split(" at line ").next().unwrap_or_default().to_owned();
+        let what = whole
+            .split(" at line ")
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         format!("line {}, column {}: {what}", e.line(), e.column())
     })
 }
@@ -67,7 +71,10 @@ impl<'de> Visitor<'de> for JsonVisitor {
     fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
         Ok(Json::Whole(value))
     }
-    #[allow(clippy::cast_precision_loss, reason = "only shown to be refused: no setting is negative")]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "only shown to be refused: no setting is negative"
+    )]
     fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
         Ok(u64::try_from(value).map_or(Json::Number(value as f64), Json::Whole))
     }
@@ -107,7 +114,12 @@ mod tests {
             panic!("an object")
         };
         assert_eq!(members[0], ("a".to_owned(), Json::Whole(1)));
-        let last = Json::Array(vec![Json::Bool(true), Json::Null, Json::Number(-1.0), Json::Text("x".into())]);
+        let last = Json::Array(vec![
+            Json::Bool(true),
+            Json::Null,
+            Json::Number(-1.0),
+            Json::Text("x".into()),
+        ]);
         assert_eq!(members[1], ("a".to_owned(), last));
     }
 

@@ -24,19 +24,30 @@ impl Machine {
         let available = field(&text, "MemAvailable:").unwrap_or(total / 2);
         let (limit, used) = control_group().unwrap_or((u64::MAX, 0));
         let free = limit.saturating_sub(used);
-        Self { total: total.min(limit), available: available.min(free) }
+        Self {
+            total: total.min(limit),
+            available: available.min(free),
+        }
     }
 }
 
 /// Bytes for each of `reactors`, and a sentence when it is not what was wished for.
-pub(super) fn per_reactor(machine: Machine, reactors: u64, asked: Option<u64>) -> (u64, Option<String>) {
+pub(super) fn per_reactor(
+    machine: Machine,
+    reactors: u64,
+    asked: Option<u64>,
+) -> (u64, Option<String>) {
     let reactors = reactors.max(1);
     let wanted = asked.unwrap_or_else(|| DEFAULT_MOST.min(machine.total / 8));
     let affordable = machine.available / 2 / reactors;
     let mib = |bytes: u64| bytes >> 20;
     if wanted < LEAST {
         let note = asked.map(|bytes| {
-            format!("{} MiB of buffers per reactor are too few: raised to {} MiB", mib(bytes), mib(LEAST))
+            format!(
+                "{} MiB of buffers per reactor are too few: raised to {} MiB",
+                mib(bytes),
+                mib(LEAST)
+            )
         });
         return (LEAST, note);
     }
@@ -44,7 +55,9 @@ pub(super) fn per_reactor(machine: Machine, reactors: u64, asked: Option<u64>) -
         let given = affordable.max(LEAST);
         let note = format!(
             "only {} MiB of memory are available: {} MiB of buffers per reactor instead of {} MiB",
-            mib(machine.available), mib(given), mib(wanted)
+            mib(machine.available),
+            mib(given),
+            mib(wanted)
         );
         return (given.min(wanted), Some(note));
     }
@@ -62,12 +75,21 @@ fn field(text: &str, name: &str) -> Option<u64> {
 fn control_group() -> Option<(u64, u64)> {
     let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let number = |file: &Path| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+    let number = |file: &Path| {
+        std::fs::read_to_string(file)
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
     let mut place = Some(Path::new(path));
     while let Some(group) = place {
         let directory = Path::new("/sys/fs/cgroup").join(group);
         if let Some(limit) = number(&directory.join("memory.max")) {
-            return Some((limit, number(&directory.join("memory.current")).unwrap_or(0)));
+            return Some((
+                limit,
+                number(&directory.join("memory.current")).unwrap_or(0),
+            ));
         }
         place = group.parent();
     }
@@ -78,18 +100,27 @@ fn control_group() -> Option<(u64, u64)> {
 mod tests {
     use super::*;
 
-    const LARGE: Machine = Machine { total: 64 << 30, available: 60 << 30 };
+    const LARGE: Machine = Machine {
+        total: 64 << 30,
+        available: 60 << 30,
+    };
 
     #[test]
     fn a_reactor_gets_256_mib_or_an_eighth_of_a_small_machine() {
         assert_eq!(per_reactor(LARGE, 2, None), (256 << 20, None));
-        let small = Machine { total: 1 << 30, available: 900 << 20 };
+        let small = Machine {
+            total: 1 << 30,
+            available: 900 << 20,
+        };
         assert_eq!(per_reactor(small, 1, None), (128 << 20, None));
     }
 
     #[test]
     fn what_cannot_be_afforded_is_cut_and_said() {
-        let full = Machine { total: 8 << 30, available: 256 << 20 };
+        let full = Machine {
+            total: 8 << 30,
+            available: 256 << 20,
+        };
         let (bytes, note) = per_reactor(full, 4, None);
         assert_eq!(bytes, 32 << 20);
         assert!(note.expect("a note").contains("32 MiB of buffers"));
@@ -107,6 +138,9 @@ mod tests {
     fn this_machine_has_memory() {
         let machine = Machine::read();
         assert!(machine.total >= 1 << 20);
-        assert_eq!(field("MemTotal:       16 kB\n", "MemTotal:"), Some(16 << 10));
+        assert_eq!(
+            field("MemTotal:       16 kB\n", "MemTotal:"),
+            Some(16 << 10)
+        );
     }
 }

@@ -1,1 +1,470 @@
-//! To come.
+//! The control plane: what is to be served, who is where, starting and stopping.
+//!
+//! A program that embeds the target makes a [`Config`], starts a [`Controller`] with it and stops that in the end. It may
+//! do so several times in one process; nothing here is global.
+
+mod build;
+pub mod config;
+pub mod cores;
+pub mod directory;
+mod json;
+pub mod listener;
+mod memory;
+pub mod names;
+pub mod portal;
+mod service;
+pub mod size;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+pub use self::config::Config;
+pub use crate::backend::spec::BackendKind;
+pub use crate::reactor::PollPolicy;
+
+use self::directory::Directory;
+use self::listener::{Acceptor, ConnectionLimits, Listeners};
+use self::service::{Duty, Running, Service};
+use crate::backend::Medium;
+use crate::backend::offload::OffloadPool;
+use crate::buffer::PoolConfig;
+use crate::reactor::{self, Berth, Census, ReactorConfig, SPIN, Seat, Surroundings};
+use crate::session::login::LoginLimits;
+use crate::session::target::TargetSet;
+use crate::session::{ReactorId, SessionLimits};
+use crate::stats::{self, Cell};
+use crate::sys::ring::{self, RingConfig};
+use crate::sys::{cpu, numa, socket};
+
+/// Events that wait for the control thread to log them.
+const EVENTS: usize = 1024;
+/// How long commands may take to finish at a stop.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Threads for what blocks, when nobody says.
+const OFFLOAD_THREADS: usize = 8;
+/// Operations that wait for one of these threads.
+const OFFLOAD_QUEUE: usize = 1024;
+
+/// What is not in the configuration file.
+pub struct Settings {
+    /// Operations in flight per reactor, of all its storages.
+    pub ring_entries: u32,
+    /// How many connections there may be.
+    pub connections: ConnectionLimits,
+    /// Bounds of a login.
+    pub login: LoginLimits,
+    /// Bounds of a session.
+    pub sessions: SessionLimits,
+    /// How long commands may take to finish at a stop.
+    pub patience: Duration,
+    /// Called once, with a sentence, when the data plane fails while nobody stopped it.
+    pub on_failure: Option<Box<dyn FnOnce(String) + Send>>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ring_entries: 4096,
+            connections: ConnectionLimits::default(),
+            login: LoginLimits::default(),
+            sessions: SessionLimits::default(),
+            patience: PATIENCE,
+            on_failure: None,
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("connections", &self.connections)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why nothing was started, or a stop was not clean: a sentence for every reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure(pub Vec<String>);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Failure {
+    fn one(sentence: impl Into<String>) -> Self {
+        Self(vec![sentence.into()])
+    }
+}
+
+/// What is served, for people.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Targets, by name.
+    pub targets: Vec<TargetFacts>,
+    /// Addresses listened on.
+    pub portals: Vec<SocketAddr>,
+    /// Cores, one reactor on each.
+    pub cores: Vec<u32>,
+    /// How the reactors wait.
+    pub poll: PollPolicy,
+    /// What was wished for and is not so, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// One target, for people.
+#[derive(Clone, Debug)]
+pub struct TargetFacts {
+    /// iSCSI name.
+    pub name: String,
+    /// Addresses it is reached at.
+    pub portals: Vec<SocketAddr>,
+    /// Its LUNs.
+    pub luns: Vec<LunFacts>,
+}
+
+/// One LUN, for people.
+#[derive(Clone, Debug)]
+pub struct LunFacts {
+    /// Its number.
+    pub lun: u16,
+    /// Kind and place of the medium.
+    pub medium: String,
+    /// Size.
+    pub bytes: u64,
+    /// Logical block size, in bytes.
+    pub block_size: u32,
+    /// Whether it takes no writes.
+    pub read_only: bool,
+}
+
+/// A running target.
+#[derive(Debug)]
+pub struct Controller {
+    control: Running,
+    reactors: Vec<JoinHandle<()>>,
+    counters: Vec<Arc<Cell>>,
+    media: Vec<Arc<dyn Medium>>,
+    census: Arc<Census>,
+    facts: Facts,
+}
+
+impl Controller {
+    /// Opens what `config` names, binds its portals, starts reactors and accepts connections.
+    ///
+    /// # Errors
+    /// When something cannot be had; then nothing runs.
+    pub fn start(config: &Config, settings: Settings) -> Result<Self, Failure> {
+        let mut notes = config.notes.clone();
+        if let Err(error) = socket::raise_descriptor_limit() {
+            notes.push(format!("the limit of open files stays as it is: {error}"));
+        }
+        let cores = cores::choose(
+            config.reactors.cores.as_deref(),
+            &cpu::allowed_cores(),
+            &cpu::isolated_cores(),
+        )
+        .map_err(Failure::one)?;
+        let mut listeners = Listeners::default();
+        let bound = bind(config, &mut listeners)?;
+        let mut opened = build::open_storages(config, &settings).map_err(Failure)?;
+        notes.append(&mut opened.notes);
+        let targets = Arc::new(build::targets(config, &opened, &bound));
+        let plan = Plan {
+            config,
+            settings: &settings,
+            cores: &cores,
+            seats: &opened.seats,
+        };
+        let service =
+            Service::new().map_err(|e| Failure::one(format!("the control thread: {e}")))?;
+        let (event_sender, events) = sync_channel(EVENTS);
+        let berths = cores
+            .iter()
+            .map(|_| Berth::new())
+            .collect::<Result<Vec<_>, _>>();
+        let berths = berths.map_err(|e| Failure::one(format!("a reactor cannot be made: {e}")))?;
+        let mailboxes: Vec<_> = berths.iter().map(Berth::mailbox).collect();
+        let counters: Vec<Arc<Cell>> = cores.iter().map(|_| Arc::default()).collect();
+        let around = |counters: &Arc<Cell>| Surroundings {
+            peers: mailboxes.clone(),
+            control: service.mailbox(),
+            events: event_sender.clone(),
+            counters: Arc::clone(counters),
+        };
+        let around: Vec<_> = counters.iter().map(around).collect();
+        let reactors = plan.start(berths, around, &mut notes)?;
+        let census = Arc::new(Census::default());
+        let facts = plan.facts(&targets, &bound, notes);
+        let acceptor = Acceptor {
+            listeners,
+            targets,
+            census: Arc::clone(&census),
+            limits: settings.connections,
+            reactors: mailboxes,
+            turn: 0,
+        };
+        let directory = Directory::new(plan.count());
+        let duty = Duty {
+            acceptor,
+            directory,
+            events,
+            patience: settings.patience,
+            on_failure: settings.on_failure,
+        };
+        let control = service
+            .start(duty)
+            .map_err(|e| Failure::one(format!("the control thread: {e}")))?;
+        let media = opened.seats.into_iter().map(|seat| seat.medium).collect();
+        Ok(Self {
+            control,
+            reactors,
+            counters,
+            media,
+            census,
+            facts,
+        })
+    }
+
+    /// What is served.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Connections there are, and how many of them are not logged in.
+    #[must_use]
+    pub fn connections(&self) -> (u32, u32) {
+        (self.census.open(), self.census.logging_in())
+    }
+
+    /// The counters, as a table for people.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        summary_of(&self.counters)
+    }
+
+    /// The counters themselves, for [`summary_of`] after the end.
+    #[must_use]
+    pub fn counters(&self) -> Vec<Arc<Cell>> {
+        self.counters.clone()
+    }
+
+    /// Stops accepting, lets begun commands finish (within [`Settings::patience`]), closes every session, and makes
+    /// every medium's content stable.
+    ///
+    /// # Errors
+    /// When a medium could not be flushed, or a reactor had failed.
+    pub fn stop(self) -> Result<(), Failure> {
+        self.control.stop();
+        let mut problems = Vec::new();
+        for (index, thread) in self.reactors.into_iter().enumerate() {
+            if thread.join().is_err() {
+                problems.push(format!("reactor {index} had failed"));
+            }
+        }
+        for medium in &self.media {
+            let geometry = medium.geometry();
+            if geometry.read_only {
+                continue;
+            }
+            if let Err(error) = medium.flush() {
+                let what = medium.describe();
+                problems.push(format!(
+                    "{what}: what was written last may be lost: {error}"
+                ));
+            }
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure(problems))
+        }
+    }
+}
+
+/// Counters as a table for people.
+#[must_use]
+pub fn summary_of(counters: &[Arc<Cell>]) -> String {
+    stats::summary(counters.iter().map(|cell| &**cell))
+}
+
+/// Binds every portal; gives their ids and what the addresses became.
+fn bind(config: &Config, listeners: &mut Listeners) -> Result<Vec<(u64, SocketAddr)>, Failure> {
+    let mut bound = Vec::new();
+    let mut problems = Vec::new();
+    for portal in &config.portals {
+        match listeners.bind(portal.address) {
+            Ok(address) => bound.push((portal.id, address)),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if bound.is_empty() && problems.is_empty() {
+        problems.push("there is no portal to listen on".to_owned());
+    }
+    if problems.is_empty() {
+        Ok(bound)
+    } else {
+        Err(Failure(problems))
+    }
+}
+
+/// What the reactors are made from.
+struct Plan<'a> {
+    config: &'a Config,
+    settings: &'a Settings,
+    cores: &'a [u32],
+    seats: &'a [Seat],
+}
+
+impl Plan<'_> {
+    fn count(&self) -> u16 {
+        u16::try_from(self.cores.len()).expect("there are at most 4096 cores")
+    }
+
+    /// Starts all reactors, or none.
+    fn start(
+        &self,
+        berths: Vec<Berth>,
+        around: Vec<Surroundings>,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<JoinHandle<()>>, Failure> {
+        let offload = self.offload()?;
+        let memory = self.memory(notes);
+        let ring = self.ring(notes);
+        let mut threads = Vec::new();
+        let mailboxes: Vec<_> = berths.iter().map(Berth::mailbox).collect();
+        for (index, (berth, around)) in berths.into_iter().zip(around).enumerate() {
+            let core = self.cores[index];
+            let node = numa::node_of_core(core);
+            let config = ReactorConfig {
+                id: ReactorId(u16::try_from(index).expect("there are at most 4096 cores")),
+                count: self.count(),
+                core,
+                poll: self.config.reactors.poll,
+                spin: self.config.reactors.spin.unwrap_or(SPIN),
+                pool: PoolConfig {
+                    bytes: memory,
+                    numa_node: node.filter(|_| numa::nodes() > 1),
+                    hugepages: true,
+                },
+                ring: ring.clone(),
+                login: self.settings.login,
+                limits: self.settings.sessions,
+                seats: self.seats.to_vec(),
+                offload: Arc::clone(&offload),
+            };
+            match reactor::start(config, berth, around) {
+                Ok((thread, report)) => {
+                    threads.push(thread);
+                    for note in report.pool.notes.into_iter().chain(report.notes) {
+                        if !notes.contains(&note) {
+                            notes.push(note);
+                        }
+                    }
+                }
+                Err(error) => {
+                    stop_all(&mailboxes, threads);
+                    return Err(Failure::one(format!(
+                        "reactor {index} on core {core}: {error}"
+                    )));
+                }
+            }
+        }
+        Ok(threads)
+    }
+
+    fn offload(&self) -> Result<Arc<OffloadPool>, Failure> {
+        let spare: Vec<u32> = cpu::allowed_cores()
+            .into_iter()
+            .filter(|core| !self.cores.contains(core))
+            .collect();
+        OffloadPool::new(OFFLOAD_THREADS, OFFLOAD_QUEUE, &spare)
+            .map_err(|e| Failure::one(format!("threads for what blocks: {e}")))
+    }
+
+    /// Bytes of buffers for each reactor.
+    fn memory(&self, notes: &mut Vec<String>) -> usize {
+        let reactors = u64::from(self.count());
+        let nodes = u64::try_from(numa::nodes()).unwrap_or(1).min(reactors);
+        let asked = self
+            .config
+            .memory
+            .bytes_per_node
+            .map(|bytes| bytes.saturating_mul(nodes) / reactors);
+        let (bytes, note) = memory::per_reactor(memory::Machine::read(), reactors, asked);
+        notes.extend(note);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// A ring for each reactor, where that is allowed; the media said already what follows if not.
+    fn ring(&self, notes: &mut Vec<String>) -> Option<RingConfig> {
+        let needed = self
+            .config
+            .storages
+            .iter()
+            .any(|storage| storage.kind == BackendKind::IoUring);
+        if !needed {
+            return None;
+        }
+        if let Err(error) = ring::probe() {
+            notes.push(format!(
+                "io_uring is denied here ({error}): storages are served by system calls"
+            ));
+            return None;
+        }
+        let spare = cpu::allowed_cores()
+            .into_iter()
+            .filter(|core| !self.cores.contains(core))
+            .collect();
+        let depth = |storage: &config::Storage| storage.queue_depth.unwrap_or(0);
+        let entries = self
+            .config
+            .storages
+            .iter()
+            .map(depth)
+            .fold(1024, u32::saturating_add);
+        Some(RingConfig {
+            entries: entries.min(self.settings.ring_entries),
+            worker_cores: spare,
+        })
+    }
+
+    fn facts(&self, targets: &TargetSet, bound: &[(u64, SocketAddr)], notes: Vec<String>) -> Facts {
+        let target = |target: &Arc<crate::session::target::Target>| TargetFacts {
+            name: target.name.clone(),
+            portals: target
+                .portal_groups
+                .iter()
+                .flat_map(|group| group.portals.iter().copied())
+                .collect(),
+            luns: build::lun_facts(target, self.seats),
+        };
+        Facts {
+            targets: targets.targets.iter().map(target).collect(),
+            portals: bound.iter().map(|(_, address)| *address).collect(),
+            cores: self.cores.to_vec(),
+            poll: self.config.reactors.poll,
+            notes,
+        }
+    }
+}
+
+/// Ends the reactors that were started already.
+fn stop_all(mailboxes: &[reactor::Mailbox<reactor::Message>], threads: Vec<JoinHandle<()>>) {
+    for mailbox in mailboxes {
+        let _ = mailbox.send(reactor::Message::Stop {
+            deadline: std::time::Instant::now(),
+        });
+    }
+    for thread in threads {
+        let _ = thread.join();
+    }
+}

@@ -17,7 +17,9 @@ pub const DEFAULT_PORTAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCA
 pub fn parse(text: &str, default_port: u16) -> Result<SocketAddr, String> {
     let text = text.trim();
     let wrong = || {
-        format!("\"{text}\" is not ADDR:PORT with an IP address, like 192.0.2.1:3260 or [2001:db8::1]:3260")
+        format!(
+            "\"{text}\" is not ADDR:PORT with an IP address, like 192.0.2.1:3260 or [2001:db8::1]:3260"
+        )
     };
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(address);
@@ -34,11 +36,14 @@ pub fn parse(text: &str, default_port: u16) -> Result<SocketAddr, String> {
         None if after.is_empty() => default_port,
         None => return Err(wrong()),
     };
-    let (address, zone) = inside.split_once('%').map_or((inside, None), |(a, z)| (a, Some(z)));
+    let (address, zone) = inside
+        .split_once('%')
+        .map_or((inside, None), |(a, z)| (a, Some(z)));
     let address: Ipv6Addr = address.parse().map_err(|_| wrong())?;
     let scope = match zone {
         None => 0,
-        Some(zone) => scope_of(zone).ok_or_else(|| format!("\"{text}\": there is no network interface \"{zone}\""))?,
+        Some(zone) => scope_of(zone)
+            .ok_or_else(|| format!("\"{text}\": there is no network interface \"{zone}\""))?,
     };
     Ok(SocketAddr::V6(SocketAddrV6::new(address, port, 0, scope)))
 }
@@ -49,7 +54,8 @@ fn scope_of(zone: &str) -> Option<u32> {
         return Some(index);
     }
     let plain = !zone.is_empty() && zone != "." && zone != ".." && !zone.contains('/');
-    let index = plain.then(|| std::fs::read_to_string(format!("/sys/class/net/{zone}/ifindex")).ok())??;
+    let index =
+        plain.then(|| std::fs::read_to_string(format!("/sys/class/net/{zone}/ifindex")).ok())??;
     index.trim().parse().ok()
 }
 
@@ -68,14 +74,30 @@ mod tests {
             ("0.0.0.0:0", "0.0.0.0:0"),
             ("[fe80::1%3]:3260", "[fe80::1%3]:3260"),
         ] {
-            assert_eq!(parse(text, ISCSI_PORT).map(|a| a.to_string()).as_deref(), Ok(want), "{text}");
+            assert_eq!(
+                parse(text, ISCSI_PORT).map(|a| a.to_string()).as_deref(),
+                Ok(want),
+                "{text}"
+            );
         }
-        assert!(parse("[fe80::1%lo]:3260", 1).is_ok(), "an interface by name");
+        assert!(
+            parse("[fe80::1%lo]:3260", 1).is_ok(),
+            "an interface by name"
+        );
     }
 
     #[test]
     fn what_is_no_address_says_so() {
-        for bad in ["", "localhost:3260", "127.0.0.1:", "1.2.3.4:70000", "[::1", "[::1]x", "[1.2.3.4]:1", "[fe80::1%nonesuch]:1"] {
+        for bad in [
+            "",
+            "localhost:3260",
+            "127.0.0.1:",
+            "1.2.3.4:70000",
+            "[::1",
+            "[::1]x",
+            "[1.2.3.4]:1",
+            "[fe80::1%nonesuch]:1",
+        ] {
             assert!(parse(bad, ISCSI_PORT).is_err(), "{bad}");
         }
     }

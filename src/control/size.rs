@@ -4,7 +4,9 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
     /// Not digits followed by a known unit.
-    #[error("\"{0}\" is not a size: write a number with an optional unit, like 512M, 1G, 1GiB or 1073741824")]
+    #[error(
+        "\"{0}\" is not a size: write a number with an optional unit, like 512M, 1G, 1GiB or 1073741824"
+    )]
     NotASize(String),
     /// More than 2^63 - 1 bytes, which no file can have.
     #[error("\"{0}\" is more than a file can hold (2^63 - 1 bytes)")]
@@ -21,7 +23,10 @@ pub enum SizeError {
 /// When it is not a number with a known unit, is zero, or is more than a file can hold.
 pub fn parse(text: &str) -> Result<u64, SizeError> {
     let trimmed = text.trim();
-    let digits = trimmed.len() - trimmed.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let digits = trimmed.len()
+        - trimmed
+            .trim_start_matches(|c: char| c.is_ascii_digit())
+            .len();
     let (number, unit) = trimmed.split_at(digits);
     let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
         "" | "b" => 0,
@@ -50,7 +55,13 @@ pub fn parse(text: &str) -> Result<u64, SizeError> {
 /// `bytes` for people, in the largest unit that divides them: `1 GiB`, `512 MiB`, `1000 bytes`.
 #[must_use]
 pub fn show(bytes: u64) -> String {
-    const UNITS: [(u32, &str); 5] = [(50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    const UNITS: [(u32, &str); 5] = [
+        (50, "PiB"),
+        (40, "TiB"),
+        (30, "GiB"),
+        (20, "MiB"),
+        (10, "KiB"),
+    ];
     for (shift, name) in UNITS {
         if bytes >> shift != 0 && bytes.trailing_zeros() >= shift {
             return format!("{} {name}", bytes >> shift);

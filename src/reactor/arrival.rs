@@ -73,9 +73,20 @@ impl Reactor {
         if self.is_stopping() {
             return;
         }
-        let Arrival { stream, peer, local, targets, permit } = arrival;
+        let Arrival {
+            stream,
+            peer,
+            local,
+            targets,
+            permit,
+        } = arrival;
         let login = Login::new(targets, local, self.login, Instant::now());
-        let entering = Entering { login, wait: Wait::Initiator, identity: None, tsih: None };
+        let entering = Entering {
+            login,
+            wait: Wait::Initiator,
+            identity: None,
+            tsih: None,
+        };
         self.settle(stream, peer, permit, entering);
     }
 
@@ -98,19 +109,37 @@ impl Reactor {
             }
         };
         let phase = Phase::Login(Box::new(entering));
-        self.connections.insert(Connection { socket, peer, permit, phase, is_active: true });
+        self.connections.insert(Connection {
+            socket,
+            peer,
+            permit,
+            phase,
+            is_active: true,
+        });
         self.active.push(slot);
         Some(slot)
     }
 
     /// A login from another reactor, already placed here.
     pub(super) fn adopt(&mut self, moving: Moving) {
-        let Moving { stream, peer, permit, login, tsih, identity } = moving;
+        let Moving {
+            stream,
+            peer,
+            permit,
+            login,
+            tsih,
+            identity,
+        } = moving;
         if self.is_stopping() {
             self.forget(Some(tsih));
             return;
         }
-        let entering = Entering { login, wait: Wait::Directory, identity: Some(identity), tsih: Some(tsih) };
+        let entering = Entering {
+            login,
+            wait: Wait::Directory,
+            identity: Some(identity),
+            tsih: Some(tsih),
+        };
         if let Some(slot) = self.settle(stream, peer, permit, entering) {
             self.resume(slot, Ok(tsih));
         }
@@ -139,15 +168,30 @@ impl Reactor {
         let Some(connection) = self.remove(slot) else {
             return;
         };
-        let Connection { socket, peer, permit, phase, .. } = connection;
+        let Connection {
+            socket,
+            peer,
+            permit,
+            phase,
+            ..
+        } = connection;
         let Phase::Login(entering) = phase else {
             return;
         };
-        let (Ok(stream), Some(identity)) = (socket.deregister(self.poll.registry()), entering.identity) else {
+        let (Ok(stream), Some(identity)) =
+            (socket.deregister(self.poll.registry()), entering.identity)
+        else {
             self.forget(Some(place.tsih));
             return;
         };
-        let moving = Moving { stream, peer, permit, login: entering.login, tsih: place.tsih, identity };
+        let moving = Moving {
+            stream,
+            peer,
+            permit,
+            login: entering.login,
+            tsih: place.tsih,
+            identity,
+        };
         let peer = &self.around.peers[usize::from(place.reactor.0)];
         if peer.send(Message::Adopt(Box::new(moving))).is_err() {
             self.forget(Some(place.tsih));
@@ -180,7 +224,10 @@ impl Reactor {
 
     /// Does what the login asks for, and sends what it has to say.
     fn advance_login(&mut self, slot: usize) {
-        while let Some(event) = self.entering(slot).and_then(|entering| entering.login.poll_event()) {
+        while let Some(event) = self
+            .entering(slot)
+            .and_then(|entering| entering.login.poll_event())
+        {
             match event {
                 LoginEvent::Place(request) => {
                     let ticket = self.connections.ticket(slot);
@@ -189,7 +236,11 @@ impl Reactor {
                         entering.identity = Some(Identity::of(&request));
                         entering.wait = Wait::Directory;
                     }
-                    self.request(Request::Place { from, ticket, request });
+                    self.request(Request::Place {
+                        from,
+                        ticket,
+                        request,
+                    });
                 }
                 LoginEvent::Complete => self.complete(slot),
             }
@@ -207,14 +258,19 @@ impl Reactor {
         };
         while connection.socket.is_writable() && !entering.login.poll_transmit().is_empty() {
             self.around.counters.sends.add(1);
-            match connection.socket.send(&[IoSlice::new(entering.login.poll_transmit())]) {
+            match connection
+                .socket
+                .send(&[IoSlice::new(entering.login.poll_transmit())])
+            {
                 Sent::Bytes(bytes) => {
                     self.around.counters.sent_bytes.add(bytes as u64);
                     entering.login.transmitted(bytes);
                 }
                 Sent::Nothing => break,
                 Sent::Failed(kind) => {
-                    entering.login.transmitted(entering.login.poll_transmit().len());
+                    entering
+                        .login
+                        .transmitted(entering.login.poll_transmit().len());
                     self.close(slot, Reason::Socket(kind));
                     return;
                 }
@@ -228,7 +284,10 @@ impl Reactor {
         let Some(entering) = self.entering(slot) else {
             return;
         };
-        let nexus = entering.identity.as_ref().and_then(|identity| identity.nexus.clone());
+        let nexus = entering
+            .identity
+            .as_ref()
+            .and_then(|identity| identity.nexus.clone());
         let old = nexus.and_then(|nexus| self.nexuses.get(&nexus).copied());
         let Some(old) = old else {
             self.open_session(slot);
@@ -278,16 +337,43 @@ impl Reactor {
         self.seat(slot, key, tsih, peer, entering.identity);
     }
 
-    fn seat(&mut self, slot: usize, key: SessionKey, tsih: u16, peer: SocketAddr, identity: Option<Identity>) {
-        let nexus = identity.as_ref().and_then(|identity| identity.nexus.clone());
+    fn seat(
+        &mut self,
+        slot: usize,
+        key: SessionKey,
+        tsih: u16,
+        peer: SocketAddr,
+        identity: Option<Identity>,
+    ) {
+        let nexus = identity
+            .as_ref()
+            .and_then(|identity| identity.nexus.clone());
         if let Some(nexus) = nexus.clone() {
             self.nexuses.insert(nexus, key);
         }
-        let seated = Seated { tsih, nexus, peer, slot: Some(slot), reason: Reason::PeerClosed };
+        let seated = Seated {
+            tsih,
+            nexus,
+            peer,
+            slot: Some(slot),
+            reason: Reason::PeerClosed,
+        };
         self.sessions.insert(key, seated);
         self.around.counters.sessions_opened.add(1);
-        if let Some(Identity { initiator_name, target, .. }) = identity {
-            self.report(peer, What::SessionOpened { tsih, initiator_name, target });
+        if let Some(Identity {
+            initiator_name,
+            target,
+            ..
+        }) = identity
+        {
+            self.report(
+                peer,
+                What::SessionOpened {
+                    tsih,
+                    initiator_name,
+                    target,
+                },
+            );
         }
         self.unsent.push(slot);
     }
@@ -307,10 +393,19 @@ impl Reactor {
         }
         self.around.counters.sessions_closed.add(1);
         self.forget(Some(seated.tsih));
-        self.report(seated.peer, What::SessionClosed { tsih: seated.tsih, reason: seated.reason });
+        self.report(
+            seated.peer,
+            What::SessionClosed {
+                tsih: seated.tsih,
+                reason: seated.reason,
+            },
+        );
         let waiting: Vec<usize> = self.connections.numbers().collect();
         for slot in waiting {
-            if self.entering(slot).is_some_and(|entering| entering.wait == Wait::Reinstatement(key)) {
+            if self
+                .entering(slot)
+                .is_some_and(|entering| entering.wait == Wait::Reinstatement(key))
+            {
                 self.complete(slot);
                 self.send_login(slot);
             }
@@ -373,7 +468,9 @@ impl Reactor {
         let now = self.now;
         let slots: Vec<usize> = self.connections.numbers().collect();
         for slot in slots {
-            let late = self.entering(slot).and_then(|entering| entering.login.handle_timeout(now).err());
+            let late = self
+                .entering(slot)
+                .and_then(|entering| entering.login.handle_timeout(now).err());
             if let Some(error) = late {
                 self.close(slot, Reason::Login(error));
             }

@@ -24,7 +24,9 @@ impl FromStr for PollPolicy {
             "busy" => Ok(Self::Busy),
             "adaptive" => Ok(Self::Adaptive),
             "event" => Ok(Self::Event),
-            _ => Err(format!("\"{text}\" is no poll policy; there are busy, adaptive and event")),
+            _ => Err(format!(
+                "\"{text}\" is no poll policy; there are busy, adaptive and event"
+            )),
         }
     }
 }
@@ -69,7 +71,12 @@ pub(super) struct Idle {
 
 impl Idle {
     pub(super) fn new(policy: PollPolicy, budget: Duration) -> Self {
-        Self { policy, budget, since: None, turns: 0 }
+        Self {
+            policy,
+            budget,
+            since: None,
+            turns: 0,
+        }
     }
 
     /// After a turn that did something. Cold sockets are looked at now and then, so that busy ones cannot
@@ -77,12 +84,18 @@ impl Idle {
     pub(super) fn worked(&mut self) -> Next {
         self.since = None;
         self.turns = self.turns.wrapping_add(1);
-        if self.turns % (2 * TURNS_PER_LOOK) == 0 { Next::Look } else { Next::Spin }
+        if self.turns % (2 * TURNS_PER_LOOK) == 0 {
+            Next::Look
+        } else {
+            Next::Spin
+        }
     }
 
     /// After a turn that found nothing; `clock` is read only when it matters.
     pub(super) fn idled(&mut self, clock: impl FnOnce() -> Instant) -> Next {
-        if self.policy == PollPolicy::Event || (self.policy == PollPolicy::Adaptive && self.budget.is_zero()) {
+        if self.policy == PollPolicy::Event
+            || (self.policy == PollPolicy::Adaptive && self.budget.is_zero())
+        {
             return Next::Sleep;
         }
         self.turns = self.turns.wrapping_add(1);
@@ -94,7 +107,11 @@ impl Idle {
         }
         let now = clock();
         let since = *self.since.get_or_insert(now);
-        if now.saturating_duration_since(since) < self.budget { Next::Look } else { Next::Sleep }
+        if now.saturating_duration_since(since) < self.budget {
+            Next::Look
+        } else {
+            Next::Sleep
+        }
     }
 
     /// Whether a socket that was busy just now should be tried without asking the kernel first.
@@ -115,9 +132,22 @@ mod tests {
     fn busy_never_sleeps_and_event_always_does() {
         let start = Instant::now();
         let step = Duration::from_micros(1);
-        assert_eq!(turns_until_sleep(&mut Idle::new(PollPolicy::Busy, SPIN), start, step), None);
-        assert_eq!(turns_until_sleep(&mut Idle::new(PollPolicy::Event, SPIN), start, step), Some(0));
-        assert_eq!(turns_until_sleep(&mut Idle::new(PollPolicy::Adaptive, Duration::ZERO), start, step), Some(0));
+        assert_eq!(
+            turns_until_sleep(&mut Idle::new(PollPolicy::Busy, SPIN), start, step),
+            None
+        );
+        assert_eq!(
+            turns_until_sleep(&mut Idle::new(PollPolicy::Event, SPIN), start, step),
+            Some(0)
+        );
+        assert_eq!(
+            turns_until_sleep(
+                &mut Idle::new(PollPolicy::Adaptive, Duration::ZERO),
+                start,
+                step
+            ),
+            Some(0)
+        );
     }
 
     #[test]
@@ -128,7 +158,8 @@ mod tests {
         let first = turns_until_sleep(&mut idle, start, step).expect("sleeps");
         assert!((50..=70).contains(&first), "{first}");
         idle.worked();
-        let again = turns_until_sleep(&mut idle, start + Duration::from_secs(1), step).expect("sleeps");
+        let again =
+            turns_until_sleep(&mut idle, start + Duration::from_secs(1), step).expect("sleeps");
         assert!((50..=70).contains(&again), "{again}");
     }
 

@@ -42,7 +42,10 @@ pub struct Mailbox<M> {
 
 impl<M> Clone for Mailbox<M> {
     fn clone(&self) -> Self {
-        Self { queue: self.queue.clone(), bell: Arc::clone(&self.bell) }
+        Self {
+            queue: self.queue.clone(),
+            bell: Arc::clone(&self.bell),
+        }
     }
 }
 
@@ -81,8 +84,18 @@ pub struct Inbox<M> {
 #[must_use]
 pub fn inbox<M>(waker: mio::Waker) -> (Mailbox<M>, Inbox<M>) {
     let (sender, queue) = channel();
-    let bell = Arc::new(Bell { pending: AtomicBool::new(false), asleep: AtomicBool::new(false), waker });
-    (Mailbox { queue: sender, bell: Arc::clone(&bell) }, Inbox { queue, bell })
+    let bell = Arc::new(Bell {
+        pending: AtomicBool::new(false),
+        asleep: AtomicBool::new(false),
+        waker,
+    });
+    (
+        Mailbox {
+            queue: sender,
+            bell: Arc::clone(&bell),
+        },
+        Inbox { queue, bell },
+    )
 }
 
 impl<M> Inbox<M> {
@@ -153,13 +166,20 @@ mod tests {
         while missing > 0 {
             if inbox.take_call() {
                 while let Some(n) = inbox.take() {
-                    assert!(!std::mem::replace(&mut seen[n as usize], true), "{n} came twice");
+                    assert!(
+                        !std::mem::replace(&mut seen[n as usize], true),
+                        "{n} came twice"
+                    );
                     missing -= 1;
                 }
                 continue;
             }
             let slept = inbox.sleep(|may_block| {
-                let timeout = if may_block { None } else { Some(Duration::ZERO) };
+                let timeout = if may_block {
+                    None
+                } else {
+                    Some(Duration::ZERO)
+                };
                 poll.poll(&mut events, timeout)
             });
             assert!(slept.is_ok() || slept.is_err_and(|e| e.kind() == io::ErrorKind::Interrupted));
@@ -173,10 +193,12 @@ mod tests {
     fn a_call_without_a_message_keeps_the_owner_awake() {
         let (_poll, mailbox, inbox) = owner();
         (mailbox.bell())();
-        inbox.sleep(|may_block| {
-            assert!(!may_block);
-            Ok(())
-        }).expect("did not poll");
+        inbox
+            .sleep(|may_block| {
+                assert!(!may_block);
+                Ok(())
+            })
+            .expect("did not poll");
         assert!(inbox.take_call());
         assert!(!inbox.take_call());
         assert_eq!(inbox.take(), None);

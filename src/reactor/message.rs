@@ -8,9 +8,9 @@ use std::time::Instant;
 use mio::net::TcpStream;
 
 use crate::session::login::{Login, LoginError, LoginStatus, PlaceRequest};
-use crate::session::shard::ShardMessage;
+
 use crate::session::target::{Target, TargetSet};
-use crate::session::{ConnectionError, ReactorId};
+use crate::session::{ConnectionError, ReactorId, ShardMessage};
 
 /// To a reactor.
 #[derive(Debug)]
@@ -130,7 +130,11 @@ impl Identity {
             target_name: target.name.clone(),
             portal_group_tag: request.portal_group_tag,
         });
-        Self { initiator_name, target, nexus }
+        Self {
+            initiator_name,
+            target,
+            nexus,
+        }
     }
 }
 
@@ -222,7 +226,10 @@ impl Census {
     pub fn enter(self: &Arc<Self>) -> Permit {
         self.open.fetch_add(1, Relaxed);
         self.logging_in.fetch_add(1, Relaxed);
-        Permit { census: Arc::clone(self), logging_in: true }
+        Permit {
+            census: Arc::clone(self),
+            logging_in: true,
+        }
     }
 }
 

@@ -43,8 +43,9 @@ use crate::backend::offload::OffloadPool;
 use crate::backend::{AttachContext, Medium};
 use crate::buffer::{Pool, PoolConfig, PoolReport};
 use crate::session::login::LoginLimits;
-use crate::session::shard::{Shard, ShardConfig};
-use crate::session::{LogicalUnit, ReactorId, SessionKey, SessionLimits, UnitId};
+use crate::session::{
+    LogicalUnit, ReactorId, SessionKey, SessionLimits, Shard, ShardConfig, UnitId,
+};
 use crate::stats::Cell;
 use crate::sys::cpu::pin_current_thread;
 use crate::sys::ring::{RingConfig, SharedRing};
@@ -117,7 +118,11 @@ impl Berth {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         let (mailbox, inbox) = inbox(waker);
-        Ok(Self { poll, inbox, mailbox })
+        Ok(Self {
+            poll,
+            inbox,
+            mailbox,
+        })
     }
 
     /// For everybody who has something to say to it.
@@ -153,11 +158,18 @@ pub struct Report {
 ///
 /// # Errors
 /// When it has no memory, no ring, or a medium cannot be attached.
-pub fn start(config: ReactorConfig, berth: Berth, around: Surroundings) -> io::Result<(JoinHandle<()>, Report)> {
+pub fn start(
+    config: ReactorConfig,
+    berth: Berth,
+    around: Surroundings,
+) -> io::Result<(JoinHandle<()>, Report)> {
     let (ready, is_ready) = channel();
     let name = format!("reactor-{}", config.id.0);
     let thread = std::thread::Builder::new().name(name).spawn(move || {
-        let farewell = Farewell { reactor: config.id, control: around.control.clone() };
+        let farewell = Farewell {
+            reactor: config.id,
+            control: around.control.clone(),
+        };
         match Reactor::new(config, berth, around) {
             Ok((mut reactor, report)) => {
                 // Whoever started it waits for this.
@@ -170,9 +182,11 @@ pub fn start(config: ReactorConfig, berth: Berth, around: Surroundings) -> io::R
         }
         drop(farewell);
     })?;
-    let report = is_ready
-        .recv()
-        .unwrap_or_else(|_| Err(io::Error::other("the reactor's thread ended while it started")));
+    let report = is_ready.recv().unwrap_or_else(|_| {
+        Err(io::Error::other(
+            "the reactor's thread ended while it started",
+        ))
+    });
     report.map(|report| (thread, report))
 }
 
@@ -187,7 +201,10 @@ impl Drop for Farewell {
     fn drop(&mut self) {
         let panicked = std::thread::panicking();
         // Control may be gone already.
-        let _ = self.control.send(Request::Stopped { reactor: self.reactor, panicked });
+        let _ = self.control.send(Request::Stopped {
+            reactor: self.reactor,
+            panicked,
+        });
     }
 }
 
@@ -241,7 +258,11 @@ struct Reactor {
 }
 
 impl Reactor {
-    fn new(config: ReactorConfig, berth: Berth, around: Surroundings) -> io::Result<(Self, Report)> {
+    fn new(
+        config: ReactorConfig,
+        berth: Berth,
+        around: Surroundings,
+    ) -> io::Result<(Self, Report)> {
         let mut notes = Vec::new();
         if let Err(error) = pin_current_thread(config.core) {
             notes.push(format!("not pinned to core {}: {error}", config.core));
@@ -253,10 +274,16 @@ impl Reactor {
                 let (ring, more) = SharedRing::new(wanted)?;
                 notes.extend(more);
                 if let Err(error) = ring.register_memory(pool.mapping()) {
-                    notes.push(format!("buffers are not registered with io_uring: {error} (see RLIMIT_MEMLOCK)"));
+                    notes.push(format!(
+                        "buffers are not registered with io_uring: {error} (see RLIMIT_MEMLOCK)"
+                    ));
                 }
+                ring.set_wakeups(false);
                 let fd = ring.as_raw_fd();
-                berth.poll.registry().register(&mut SourceFd(&fd), RING, Interest::READABLE)?;
+                berth
+                    .poll
+                    .registry()
+                    .register(&mut SourceFd(&fd), RING, Interest::READABLE)?;
                 Some(ring)
             }
         };
@@ -299,7 +326,13 @@ impl Reactor {
             now,
             stop: Stop::No,
         };
-        Ok((reactor, Report { pool: report, notes }))
+        Ok((
+            reactor,
+            Report {
+                pool: report,
+                notes,
+            },
+        ))
     }
 
     fn run(&mut self) {
@@ -375,27 +408,40 @@ impl Reactor {
 
     /// Asks the kernel which sockets are ready, without waiting.
     fn look(&mut self) {
-        self.poll_sockets(Some(Duration::ZERO));
+        let polled = self.poll.poll(&mut self.events, Some(Duration::ZERO));
+        self.take_readiness(polled);
     }
 
     /// Sleeps until a socket, the ring, a message or a deadline.
     fn sleep(&mut self) {
-        if self.ring.as_ref().is_some_and(SharedRing::has_pending) {
+        if self.shard.has_work() {
             return;
+        }
+        if let Some(ring) = &self.ring {
+            ring.set_wakeups(true);
+            if ring.has_pending() {
+                ring.set_wakeups(false);
+                return;
+            }
         }
         let deadline = self.earliest_deadline();
         let timeout = self.timer.sleep(Instant::now(), deadline);
         self.around.counters.sleeps.add(1);
         let (poll, events) = (&mut self.poll, &mut self.events);
         let slept = self.inbox.sleep(|may_block| {
-            poll.poll(events, if may_block { timeout } else { Some(Duration::ZERO) })
+            poll.poll(
+                events,
+                if may_block {
+                    timeout
+                } else {
+                    Some(Duration::ZERO)
+                },
+            )
         });
+        if let Some(ring) = &self.ring {
+            ring.set_wakeups(false);
+        }
         self.take_readiness(slept);
-    }
-
-    fn poll_sockets(&mut self, timeout: Option<Duration>) {
-        let polled = self.poll.poll(&mut self.events, timeout);
-        self.take_readiness(polled);
     }
 
     fn take_readiness(&mut self, polled: io::Result<()>) {
@@ -447,13 +493,18 @@ impl Reactor {
         let Stop::Finishing(deadline) = self.stop else {
             return;
         };
-        if self.shard.is_quiet() || self.now >= deadline {
+        if self.is_quiet() || self.now >= deadline {
             self.stop = Stop::Closing(self.now + LAST_GRACE);
             let slots: Vec<usize> = self.connections.numbers().collect();
             for slot in slots {
                 self.close(slot, Reason::Stopping);
             }
         }
+    }
+
+    /// Whether nothing that was begun is unfinished, as far as it is in our hands.
+    fn is_quiet(&self) -> bool {
+        !self.shard.has_in_flight() && !self.shard.has_work() && self.unsent.is_empty()
     }
 
     fn is_finished(&self) -> bool {
@@ -469,7 +520,11 @@ impl Reactor {
     }
 
     fn report(&self, peer: std::net::SocketAddr, what: What) {
-        let event = Event { reactor: self.id, peer, what };
+        let event = Event {
+            reactor: self.id,
+            peer,
+            what,
+        };
         if self.around.events.try_send(event).is_err() {
             self.around.counters.events_lost.add(1);
         }

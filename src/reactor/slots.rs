@@ -11,7 +11,10 @@ pub(super) struct Slots<T> {
 
 impl<T> Slots<T> {
     pub(super) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new() }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+        }
     }
 
     /// The number that the next [`Self::insert`] uses.
@@ -45,7 +48,10 @@ impl<T> Slots<T> {
     }
 
     pub(super) fn ticket(&self, slot: usize) -> Ticket {
-        Ticket { slot, generation: self.slots[slot].0 }
+        Ticket {
+            slot,
+            generation: self.slots[slot].0,
+        }
     }
 
     /// The number that `ticket` names, if it is still the same connection's.
@@ -55,7 +61,11 @@ impl<T> Slots<T> {
     }
 
     pub(super) fn numbers(&self) -> impl Iterator<Item = usize> + '_ {
-        self.slots.iter().enumerate().filter(|(_, (_, value))| value.is_some()).map(|(slot, _)| slot)
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, value))| value.is_some())
+            .map(|(slot, _)| slot)
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &T> {

@@ -49,9 +49,18 @@ pub(super) struct Socket {
 
 impl Socket {
     /// Registers `stream`; it is tried at once, as what came before leaves no edge.
-    pub(super) fn register(mut stream: TcpStream, registry: &Registry, token: Token) -> io::Result<Self> {
+    pub(super) fn register(
+        mut stream: TcpStream,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Self> {
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self { stream, readable: true, writable: true, heat: HOT_TURNS })
+        Ok(Self {
+            stream,
+            readable: true,
+            writable: true,
+            heat: HOT_TURNS,
+        })
     }
 
     /// Takes the stream out of the registry, to go to another one.
@@ -68,6 +77,7 @@ impl Socket {
         self.writable = true;
     }
 
+    #[cfg(test)]
     pub(super) fn is_readable(&self) -> bool {
         self.readable
     }
@@ -140,7 +150,8 @@ mod tests {
         let (stream, _) = listener.accept().expect("accepts");
         stream.set_nonblocking(true).expect("can be");
         let poll = mio::Poll::new().expect("epoll");
-        let socket = Socket::register(TcpStream::from_std(stream), poll.registry(), Token(7)).expect("registers");
+        let socket = Socket::register(TcpStream::from_std(stream), poll.registry(), Token(7))
+            .expect("registers");
         (socket, peer, poll)
     }
 

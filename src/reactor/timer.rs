@@ -51,8 +51,15 @@ mod tests {
         let start = Instant::now();
         let timer = Timer::new(start);
         assert_eq!(timer.sleep(start, None), None);
-        assert_eq!(timer.sleep(start, Some(start)), Some(GRAIN), "due, but looked at only then");
+        assert_eq!(
+            timer.sleep(start, Some(start)),
+            Some(GRAIN),
+            "due, but looked at only then"
+        );
         assert_eq!(timer.sleep(start, Some(start + GRAIN * 3)), Some(GRAIN * 3));
-        assert_eq!(timer.sleep(start + GRAIN * 4, Some(start)), Some(Duration::ZERO));
+        assert_eq!(
+            timer.sleep(start + GRAIN * 4, Some(start)),
+            Some(Duration::ZERO)
+        );
     }
 }

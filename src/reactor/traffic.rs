@@ -2,10 +2,10 @@
 
 use std::io::{IoSlice, IoSliceMut};
 
+use super::Reactor;
 use super::arrival::{Phase, Wait};
 use super::message::{Message, Reason};
 use super::socket::{Received, Sent};
-use super::Reactor;
 
 /// Pieces in one gathered send. A response is one or two (header, data), so this is a whole turn's answers.
 const PIECES: usize = 128;
@@ -48,7 +48,11 @@ impl Reactor {
 
     fn receive_on(&mut self, slot: usize, speculate: bool) -> Outcome {
         let stopping = self.is_stopping();
-        let Some(connection) = self.connections.at(slot).filter(|connection| connection.is_active) else {
+        let Some(connection) = self
+            .connections
+            .at(slot)
+            .filter(|connection| connection.is_active)
+        else {
             return Outcome::Cold;
         };
         if !connection.socket.is_worth_trying(speculate) {
@@ -57,7 +61,9 @@ impl Reactor {
         let received = match &mut connection.phase {
             Phase::Login(entering) if entering.wait == Wait::Initiator => {
                 let room = IoSliceMut::new(entering.login.receive_into());
-                connection.socket.receive(&mut [room, IoSliceMut::new(&mut [])])
+                connection
+                    .socket
+                    .receive(&mut [room, IoSliceMut::new(&mut [])])
             }
             Phase::Session(key) if !stopping => {
                 let mut room = self.shard.receive_into(*key);
@@ -87,7 +93,11 @@ impl Reactor {
     }
 
     fn take_bytes(&mut self, slot: usize, bytes: usize) {
-        let key = match self.connections.at(slot).map(|connection| &connection.phase) {
+        let key = match self
+            .connections
+            .at(slot)
+            .map(|connection| &connection.phase)
+        {
             Some(Phase::Session(key)) => *key,
             _ => return self.handle_login_bytes(slot, bytes),
         };
@@ -105,7 +115,9 @@ impl Reactor {
             work += self.send_on(slot);
         }
         for _ in 0..=self.sessions.len() {
-            let Some(key) = self.shard.poll_ready() else { break };
+            let Some(key) = self.shard.poll_ready() else {
+                break;
+            };
             if let Some(slot) = self.sessions.get(&key).and_then(|seated| seated.slot) {
                 work += self.send_on(slot);
             }
@@ -149,17 +161,14 @@ impl Reactor {
         let Some(pieces) = pieces.get(..count).filter(|pieces| !pieces.is_empty()) else {
             return 0;
         };
-        let offered: usize = pieces.iter().map(|piece| piece.len()).sum();
         self.around.counters.sends.add(1);
         match connection.socket.send(pieces) {
             Sent::Bytes(bytes) => {
                 self.around.counters.sent_bytes.add(bytes as u64);
                 self.shard.transmitted(key, bytes);
-                // What the kernel did not take is tried again: only "would block" promises an edge. What did not
-                // fit into the pieces follows in the next turn.
-                if bytes < offered || count == PIECES {
-                    self.unsent.push(slot);
-                }
+                // There may be more than was gathered; and what the kernel did not take is tried again, as only
+                // "would block" promises an edge.
+                self.unsent.push(slot);
                 1
             }
             Sent::Nothing => 0,

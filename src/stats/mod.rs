@@ -80,7 +80,9 @@ pub fn summary<'a>(cells: impl Iterator<Item = &'a Cell>) -> String {
     let columns: Vec<Vec<u64>> = cells.map(|cell| cell.values()).collect();
     let mut text = String::new();
     for (row, (name, _)) in TABLE.iter().enumerate() {
-        let sum = columns.iter().fold(0_u64, |sum, column| sum.wrapping_add(column[row]));
+        let sum = columns
+            .iter()
+            .fold(0_u64, |sum, column| sum.wrapping_add(column[row]));
         // Writing to a String cannot fail.
         let _ = write!(text, "{name:<42} {sum:>16}");
         for column in columns.iter().filter(|_| columns.len() > 1) {
@@ -103,7 +105,10 @@ mod tests {
         b.sends.add(1);
         let text = summary([&a, &b].into_iter());
         assert_eq!(text.lines().count(), TABLE.len());
-        let line = text.lines().find(|l| l.starts_with("ringtgt_sends_total")).expect("there");
+        let line = text
+            .lines()
+            .find(|l| l.starts_with("ringtgt_sends_total"))
+            .expect("there");
         let numbers: Vec<_> = line.split_whitespace().skip(1).collect();
         assert_eq!(numbers, ["6", "2", "4"]);
     }
@@ -111,7 +116,9 @@ mod tests {
     #[test]
     fn names_are_unique() {
         for (i, (name, help)) in TABLE.iter().enumerate() {
-            assert!(name.starts_with("ringtgt_") && name.ends_with("_total") && help.ends_with('.'));
+            assert!(
+                name.starts_with("ringtgt_") && name.ends_with("_total") && help.ends_with('.')
+            );
             assert!(TABLE[..i].iter().all(|(other, _)| other != name), "{name}");
         }
     }

@@ -4,9 +4,12 @@
     reason = "this module is where unsafe lives; each block states its invariant"
 )]
 
+#[cfg(test)]
+pub(crate) mod allocations;
 pub mod copy;
 pub mod cpu;
 pub mod file;
 pub mod hugepage;
 pub mod numa;
 pub mod ring;
+pub mod socket;

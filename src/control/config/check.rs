@@ -6,20 +6,44 @@ use std::time::Duration;
 
 use super::walk::{Members, Walk};
 use super::{Config, Memory, Mistake, Portal, Reactors, Storage, TargetConfig};
-use crate::backend::spec::BackendKind;
+use crate::backend::spec::{BackendKind, UnknownKind};
 use crate::control::json::Json;
 use crate::control::{cores, names, portal, size};
 use crate::units::BlockSize;
 
-const TOP: &[&str] = &["storages", "iscsiportals", "iscsitargets", "performance", "reactors"];
+const TOP: &[&str] = &[
+    "storages",
+    "iscsiportals",
+    "iscsitargets",
+    "performance",
+    "reactors",
+];
 const STORAGE: &[&str] = &[
-    "deviceID", "path", "online", "thinProvisioning", "blockShift", "backendType", "enableNUMA", "numaNode",
-    "ioUringQueueDepth", "size", "serial", "vendor", "product", "readOnly", "writeCache",
+    "deviceID",
+    "path",
+    "online",
+    "thinProvisioning",
+    "blockShift",
+    "backendType",
+    "enableNUMA",
+    "numaNode",
+    "ioUringQueueDepth",
+    "size",
+    "serial",
+    "vendor",
+    "product",
+    "readOnly",
+    "writeCache",
 ];
 const PORTAL: &[&str] = &["id", "portal"];
 const TARGET: &[&str] = &["tpgts", "luns"];
-const PERFORMANCE: &[&str] =
-    &["enableNUMA", "enableIoUring", "ioUringQueueDepth", "numaBufferPoolSize", "numaBufferSize"];
+const PERFORMANCE: &[&str] = &[
+    "enableNUMA",
+    "enableIoUring",
+    "ioUringQueueDepth",
+    "numaBufferPoolSize",
+    "numaBufferSize",
+];
 const REACTORS: &[&str] = &["cores", "poll", "spinMicros"];
 
 /// Highest LUN that fits the flat and peripheral addressing that is offered (SAM-5, section 4.7).
@@ -62,7 +86,13 @@ fn performance(walk: &mut Walk, top: &Members<'_>, memory: &mut Memory) -> Defau
     let Some(of) = walk.object(&place, json, PERFORMANCE) else {
         return defaults;
     };
-    defaults.kind = walk.flag(&of, "enableIoUring").map(|ring| if ring { BackendKind::IoUring } else { BackendKind::File });
+    defaults.kind = walk.flag(&of, "enableIoUring").map(|ring| {
+        if ring {
+            BackendKind::IoUring
+        } else {
+            BackendKind::File
+        }
+    });
     defaults.queue_depth = queue_depth(walk, &of);
     defaults.numa = walk.flag(&of, "enableNUMA").unwrap_or(false);
     let buffers = walk.whole(&of, "numaBufferPoolSize", 1, 1 << 32);
@@ -71,7 +101,8 @@ fn performance(walk: &mut Walk, top: &Members<'_>, memory: &mut Memory) -> Defau
         (Some(buffers), Some(length)) => Some(buffers * length),
         (None, None) => None,
         _ => {
-            let note = "performance: numaBufferPoolSize and numaBufferSize have an effect only together";
+            let note =
+                "performance: numaBufferPoolSize and numaBufferSize have an effect only together";
             walk.notes.push(note.to_owned());
             None
         }
@@ -93,30 +124,45 @@ fn storages(walk: &mut Walk, top: &Members<'_>, defaults: Defaults, out: &mut Ve
             continue;
         };
         if out.iter().any(|s| s.device_id == storage.device_id) {
-            walk.mistake(of.at("deviceID"), format!("{} is the number of another storage too", storage.device_id));
+            walk.mistake(
+                of.at("deviceID"),
+                format!("{} is the number of another storage too", storage.device_id),
+            );
         }
         out.push(storage);
     }
 }
 
 fn storage(walk: &mut Walk, of: &Members<'_>, defaults: Defaults) -> Option<Storage> {
-    let device_id = required(walk, of, "deviceID", |walk| walk.whole(of, "deviceID", 0, u64::MAX));
-    let place = required(walk, of, "path", |walk| walk.parsed(of, "path", |text| split_path(text)));
+    let device_id = required(walk, of, "deviceID", |walk| {
+        walk.whole(of, "deviceID", 0, u64::MAX)
+    });
+    let place = required(walk, of, "path", |walk| {
+        walk.parsed(of, "path", |text| split_path(text))
+    });
     let named = walk.parsed(of, "backendType", kind);
     let block_size = match walk.whole(of, "blockShift", 0, 63) {
         None | Some(9) => BlockSize::B512,
         Some(12) => BlockSize::B4096,
         Some(other) => {
-            walk.mistake(of.at("blockShift"), format!("is {other}: only 9 (512 bytes) and 12 (4096 bytes) are served"));
+            walk.mistake(
+                of.at("blockShift"),
+                format!("is {other}: only 9 (512 bytes) and 12 (4096 bytes) are served"),
+            );
             BlockSize::B512
         }
     };
     if walk.flag(of, "thinProvisioning") == Some(true) {
-        let note = format!("{}: thinProvisioning is not offered yet; the LUN is fully provisioned", of.place());
+        let note = format!(
+            "{}: thinProvisioning is not offered yet; the LUN is fully provisioned",
+            of.place()
+        );
         walk.notes.push(note);
     }
     let numa = walk.flag(of, "enableNUMA").unwrap_or(defaults.numa);
-    let node = walk.whole(of, "numaNode", 0, 1023).and_then(|n| u32::try_from(n).ok());
+    let node = walk
+        .whole(of, "numaNode", 0, 1023)
+        .and_then(|n| u32::try_from(n).ok());
     let mut storage = Storage {
         device_id: device_id.unwrap_or_default(),
         kind: BackendKind::IoUring,
@@ -133,7 +179,10 @@ fn storage(walk: &mut Walk, of: &Members<'_>, defaults: Defaults) -> Option<Stor
         numa_node: node.filter(|_| numa),
     };
     let (prefix, path) = place?;
-    storage.kind = named.or(prefix).or(defaults.kind).unwrap_or(BackendKind::IoUring);
+    storage.kind = named
+        .or(prefix)
+        .or(defaults.kind)
+        .unwrap_or(BackendKind::IoUring);
     storage.path = path;
     needs_size(walk, of, &storage);
     device_id.map(|_| storage)
@@ -141,14 +190,20 @@ fn storage(walk: &mut Walk, of: &Members<'_>, defaults: Defaults) -> Option<Stor
 
 /// What has no file needs a size; a size must be whole blocks.
 fn needs_size(walk: &mut Walk, of: &Members<'_>, storage: &Storage) {
-    let no_file = matches!(storage.kind, BackendKind::Ram | BackendKind::Null);
+    let is_ram = storage.kind == BackendKind::Ram;
     let block = u64::from(storage.block_size.bytes());
     match storage.size {
-        None if no_file && !of.has("size") => {
-            walk.mistake(of.place(), format!("a storage of kind \"{}\" needs \"size\"", storage.kind));
+        None if is_ram && !of.has("size") => {
+            walk.mistake(
+                of.place(),
+                format!("a storage of kind \"{}\" needs \"size\"", storage.kind),
+            );
         }
         Some(size) if size % block != 0 => {
-            walk.mistake(of.at("size"), format!("{size} bytes is not a whole number of blocks of {block} bytes"));
+            walk.mistake(
+                of.at("size"),
+                format!("{size} bytes is not a whole number of blocks of {block} bytes"),
+            );
         }
         _ => {}
     }
@@ -180,13 +235,15 @@ fn split_path(text: &str) -> Result<(Option<BackendKind>, PathBuf), String> {
 }
 
 fn kind(text: &str) -> Result<BackendKind, String> {
-    text.parse().map_err(|_| format!("there is no backend \"{text}\"; there are iouring, file, ram and null"))
+    text.parse().map_err(|error: UnknownKind| error.to_string())
 }
 
 /// `size`: bytes, or a string with a unit.
 fn bytes(walk: &mut Walk, of: &Members<'_>) -> Option<u64> {
     match walk.any(of, "size")? {
-        (_, Json::Text(_)) => walk.parsed(of, "size", |text| size::parse(text).map_err(|e| e.to_string())),
+        (_, Json::Text(_)) => walk.parsed(of, "size", |text| {
+            size::parse(text).map_err(|e| e.to_string())
+        }),
         (place, json) => walk.number(place, json, 1, i64::MAX.unsigned_abs()),
     }
 }
@@ -209,17 +266,28 @@ fn portals(walk: &mut Walk, top: &Members<'_>, port: u16, out: &mut Vec<Portal>)
             continue;
         };
         let id = required(walk, &of, "id", |walk| walk.whole(&of, "id", 0, u64::MAX));
-        let address =
-            required(walk, &of, "portal", |walk| walk.parsed(&of, "portal", |text| portal::parse(text, port)));
+        let address = required(walk, &of, "portal", |walk| {
+            walk.parsed(&of, "portal", |text| portal::parse(text, port))
+        });
         if id.is_some_and(|id| out.iter().any(|p| p.id == id)) {
-            walk.mistake(of.at("id"), format!("{} is the id of another portal too", id.unwrap_or_default()));
+            walk.mistake(
+                of.at("id"),
+                format!("{} is the id of another portal too", id.unwrap_or_default()),
+            );
         }
-        if let Some(same) = address.filter(|a| a.port() != 0 && out.iter().any(|p| p.address == *a)) {
-            walk.mistake(of.at("portal"), format!("{same} is the address of another portal too"));
+        if let Some(same) = address.filter(|a| a.port() != 0 && out.iter().any(|p| p.address == *a))
+        {
+            walk.mistake(
+                of.at("portal"),
+                format!("{same} is the address of another portal too"),
+            );
         }
         if let Some(id) = id {
             // An address that is wrong was named already; the id still exists for `tpgts`.
-            out.push(Portal { id, address: address.unwrap_or(portal::DEFAULT_PORTAL) });
+            out.push(Portal {
+                id,
+                address: address.unwrap_or(portal::DEFAULT_PORTAL),
+            });
         }
     }
 }
@@ -238,14 +306,24 @@ fn targets(walk: &mut Walk, top: &Members<'_>, config: &mut Config) {
             key.to_owned()
         });
         if found.contains_key(&name) && name != key {
-            walk.mistake(&place, format!("is the same name as \"{name}\": case does not count"));
+            walk.mistake(
+                &place,
+                format!("is the same name as \"{name}\": case does not count"),
+            );
         }
         let Some(of) = walk.object(&place, json, TARGET) else {
             continue;
         };
         let portal_groups = portal_groups(walk, &of, &config.portals);
         let luns = luns(walk, &of, &config.storages);
-        found.insert(name.clone(), TargetConfig { name, portal_groups, luns });
+        found.insert(
+            name.clone(),
+            TargetConfig {
+                name,
+                portal_groups,
+                luns,
+            },
+        );
     }
     config.targets = found.into_values().collect();
 }
@@ -255,7 +333,10 @@ fn portal_groups(walk: &mut Walk, of: &Members<'_>, portals: &[Portal]) -> Vec<(
     let map = match walk.any(of, "tpgts") {
         Some((place, json)) => walk.map(&place, json),
         None => {
-            walk.mistake(of.place(), "\"tpgts\" is missing: nobody could reach this target");
+            walk.mistake(
+                of.place(),
+                "\"tpgts\" is missing: nobody could reach this target",
+            );
             None
         }
     };
@@ -268,7 +349,10 @@ fn portal_groups(walk: &mut Walk, of: &Members<'_>, portals: &[Portal]) -> Vec<(
         if tag.is_none() {
             walk.mistake(&place, "a portal group tag is a number from 0 to 65535");
         } else if groups.iter().any(|(seen, _)| Some(*seen) == tag) {
-            walk.mistake(&place, "is the tag of another portal group of this target too");
+            walk.mistake(
+                &place,
+                "is the tag of another portal group of this target too",
+            );
         }
         let mut members = Vec::new();
         for (place, json) in walk.elements(&place, json) {
@@ -298,7 +382,11 @@ fn luns(walk: &mut Walk, of: &Members<'_>, storages: &[Storage]) -> Vec<(u16, u6
         return luns;
     };
     for (key, place, json) in map.iter() {
-        let lun = key.parse::<u64>().ok().filter(|&n| n <= LUN_MAX).and_then(|n| u16::try_from(n).ok());
+        let lun = key
+            .parse::<u64>()
+            .ok()
+            .filter(|&n| n <= LUN_MAX)
+            .and_then(|n| u16::try_from(n).ok());
         match lun {
             None => walk.mistake(&place, format!("a LUN is a number from 0 to {LUN_MAX}")),
             Some(lun) if luns.iter().any(|(seen, _)| *seen == lun) => {
@@ -312,7 +400,10 @@ fn luns(walk: &mut Walk, of: &Members<'_>, storages: &[Storage]) -> Vec<(u16, u6
         if !storages.iter().any(|s| s.device_id == id) {
             walk.mistake(place, format!("no storage has deviceID {id}"));
         } else if luns.iter().any(|(_, seen)| *seen == id) {
-            walk.mistake(place, format!("storage {id} is a LUN of this target already"));
+            walk.mistake(
+                place,
+                format!("storage {id} is a LUN of this target already"),
+            );
         }
         luns.extend(lun.map(|lun| (lun, id)));
     }
@@ -335,7 +426,9 @@ fn reactors(walk: &mut Walk, top: &Members<'_>, out: &mut Reactors) {
             for (place, json) in walk.elements(&place, json) {
                 let core = walk.number(place.clone(), json, 0, cores::CORE_MAX);
                 match core.and_then(|n| u32::try_from(n).ok()) {
-                    Some(core) if list.contains(&core) => walk.mistake(place, format!("core {core} is given twice")),
+                    Some(core) if list.contains(&core) => {
+                        walk.mistake(place, format!("core {core} is given twice"))
+                    }
                     core => list.extend(core),
                 }
             }
@@ -345,6 +438,10 @@ fn reactors(walk: &mut Walk, top: &Members<'_>, out: &mut Reactors) {
             Some(list)
         }
     };
-    out.poll = walk.parsed(&of, "poll", |text| text.parse()).unwrap_or_default();
-    out.spin = walk.whole(&of, "spinMicros", 0, 1_000_000).map(Duration::from_micros);
+    out.poll = walk
+        .parsed(&of, "poll", |text| text.parse())
+        .unwrap_or_default();
+    out.spin = walk
+        .whole(&of, "spinMicros", 0, 1_000_000)
+        .map(Duration::from_micros);
 }

@@ -64,6 +64,28 @@ pub struct Storage {
     pub numa_node: Option<u32>,
 }
 
+impl Storage {
+    /// The usual: blocks of 512 bytes, online, writable, with a write cache.
+    #[must_use]
+    pub fn new(device_id: u64, kind: BackendKind, path: PathBuf) -> Self {
+        Self {
+            device_id,
+            kind,
+            path,
+            size: None,
+            online: true,
+            block_size: BlockSize::B512,
+            read_only: false,
+            write_cache: true,
+            serial: None,
+            vendor: None,
+            product: None,
+            queue_depth: None,
+            numa_node: None,
+        }
+    }
+}
+
 /// One address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Portal {
@@ -124,7 +146,9 @@ impl Config {
     /// Every mistake there is, in the order of the file.
     pub fn parse(text: &str, port: Option<u16>) -> Result<Self, Vec<Mistake>> {
         let tree = json::parse(text).map_err(|error| {
-            let (place, what) = error.rsplit_once(": ").unwrap_or(("the file", error.as_str()));
+            let (place, what) = error
+                .rsplit_once(": ")
+                .unwrap_or(("the file", error.as_str()));
             vec![Mistake {
                 place: place.to_owned(),
                 what: format!("not JSON: {what}"),
@@ -136,7 +160,8 @@ impl Config {
     /// Mistakes that only the file system can tell: storages whose file is missing.
     #[must_use]
     pub fn missing_files(&self) -> Vec<Mistake> {
-        let on_disk = |s: &&(usize, &Storage)| matches!(s.1.kind, BackendKind::File | BackendKind::IoUring);
+        let on_disk =
+            |s: &&(usize, &Storage)| matches!(s.1.kind, BackendKind::File | BackendKind::IoUring);
         let missing = |(index, storage): (usize, &Storage)| {
             let what = match storage.path.try_exists() {
                 Ok(true) => return None,
@@ -151,7 +176,11 @@ impl Config {
             Some(Mistake { place, what })
         };
         let all: Vec<_> = self.storages.iter().enumerate().collect();
-        all.iter().filter(on_disk).copied().filter_map(missing).collect()
+        all.iter()
+            .filter(on_disk)
+            .copied()
+            .filter_map(missing)
+            .collect()
     }
 }
 

@@ -26,7 +26,10 @@ fn a_gotgt_file_loads_unchanged() {
     assert_eq!((storage.device_id, storage.kind), (1000, BackendKind::File));
     assert_eq!(storage.path, PathBuf::from("/var/tmp/disk.img"));
     assert_eq!(config.portals[0].address.to_string(), "127.0.0.1:3260");
-    assert_eq!(config.targets[0].name, "iqn.2016-09.com.gotgt.gostor:02:example-tgt-0");
+    assert_eq!(
+        config.targets[0].name,
+        "iqn.2016-09.com.gotgt.gostor:02:example-tgt-0"
+    );
     assert_eq!(config.targets[0].portal_groups, vec![(1, vec![0])]);
     assert_eq!(config.targets[0].luns, vec![(0, 1000)]);
 }
@@ -35,7 +38,10 @@ fn a_gotgt_file_loads_unchanged() {
 fn a_gotgt_file_with_performance_settings_loads_unchanged() {
     let config = Config::parse(FAST, None).expect("gotgt's example");
     let storage = &config.storages[0];
-    assert_eq!((storage.kind, storage.queue_depth, storage.numa_node), (BackendKind::IoUring, Some(4096), Some(0)));
+    assert_eq!(
+        (storage.kind, storage.queue_depth, storage.numa_node),
+        (BackendKind::IoUring, Some(4096), Some(0))
+    );
     assert_eq!(config.memory.bytes_per_node, Some(1024 * 262_144));
     assert_eq!(config.targets[0].luns, vec![(1, 1000)]);
 }
@@ -60,7 +66,7 @@ fn every_mistake_is_named_with_its_place() {
         r#"storages[0].blockshift: unknown field; did you mean "blockShift"?"#,
         "storages[1].deviceID: 7 is the number of another storage too",
         r#"storages[2]: "deviceID" is missing"#,
-        r#"storages[2].path: there is no backend "rbd"; there are iouring, file, ram and null"#,
+        r#"storages[2].path: unknown backend "rbd": it is one of iouring, file, ram, null"#,
         r#"storages[3]: "path" is missing"#,
         "storages[4].blockShift: is 10: only 9 (512 bytes) and 12 (4096 bytes) are served",
         "storages[4].online: expected true or false, found a string",
@@ -82,15 +88,30 @@ fn every_mistake_is_named_with_its_place() {
 #[test]
 fn a_key_given_twice_is_a_mistake() {
     let twice = file("", "", r#""tpgts": {"1": [0]}, "luns": {"0": 7, "0": 7}"#);
-    assert_eq!(mistakes(&twice), [r#"iscsitargets."iqn.2024-01.com.x:a".luns."0": is given twice"#]);
-    let number_twice = file(r#", {"deviceID": 8, "path": "/b"}"#, "", r#""tpgts": {"1": [0]}, "luns": {"1": 7, "01": 8}"#);
-    assert_eq!(mistakes(&number_twice), [r#"iscsitargets."iqn.2024-01.com.x:a".luns."01": LUN 1 is given twice"#]);
-    assert_eq!(mistakes(r#"{"storages": [], "storages": []}"#), [r#""storages": is given twice"#]);
+    assert_eq!(
+        mistakes(&twice),
+        [r#"iscsitargets."iqn.2024-01.com.x:a".luns."0": is given twice"#]
+    );
+    let number_twice = file(
+        r#", {"deviceID": 8, "path": "/b"}"#,
+        "",
+        r#""tpgts": {"1": [0]}, "luns": {"1": 7, "01": 8}"#,
+    );
+    assert_eq!(
+        mistakes(&number_twice),
+        [r#"iscsitargets."iqn.2024-01.com.x:a".luns."01": LUN 1 is given twice"#]
+    );
+    assert_eq!(
+        mistakes(r#"{"storages": [], "storages": []}"#),
+        [r#""storages": is given twice"#]
+    );
     let names = r#"{"iscsiportals": [{"id": 0, "portal": "127.0.0.1"}], "iscsitargets": {
         "iqn.2024-01.com.x:a": {"tpgts": {"1": [0]}}, "iqn.2024-01.com.X:a": {"tpgts": {"1": [0]}}}}"#;
     assert_eq!(
         mistakes(names),
-        [r#"iscsitargets."iqn.2024-01.com.X:a": is the same name as "iqn.2024-01.com.x:a": case does not count"#]
+        [
+            r#"iscsitargets."iqn.2024-01.com.X:a": is the same name as "iqn.2024-01.com.x:a": case does not count"#
+        ]
     );
 }
 
@@ -98,8 +119,14 @@ fn a_key_given_twice_is_a_mistake() {
 fn a_syntax_error_has_line_and_column() {
     let found = mistakes("{\n  \"storages\": [,]\n}");
     assert_eq!(found.len(), 1);
-    assert!(found[0].starts_with("line 2, column 16: not JSON: "), "{found:?}");
-    assert_eq!(mistakes("[]"), ["the file: expected an object, found an array"]);
+    assert!(
+        found[0].starts_with("line 2, column 16: not JSON: "),
+        "{found:?}"
+    );
+    assert_eq!(
+        mistakes("[]"),
+        ["the file: expected an object, found an array"]
+    );
 }
 
 #[test]
@@ -112,7 +139,11 @@ fn a_portal_without_a_port_gets_the_one_of_the_command_line() {
 
 #[test]
 fn portals_that_collide_are_mistakes() {
-    let text = file("", r#", {"id": 1, "portal": "127.0.0.1"}"#, r#""tpgts": {"1": [0], "2": [0], "x": []}"#);
+    let text = file(
+        "",
+        r#", {"id": 1, "portal": "127.0.0.1"}"#,
+        r#""tpgts": {"1": [0], "2": [0], "x": []}"#,
+    );
     assert_eq!(
         mistakes(&text),
         [
@@ -125,11 +156,15 @@ fn portals_that_collide_are_mistakes() {
 
 #[test]
 fn what_has_no_file_needs_a_size_in_whole_blocks() {
-    let text = file(r#", {"deviceID": 8, "path": "null:n"}, {"deviceID": 9, "path": "/x", "size": 1000}"#, "", GOOD_TARGET);
+    let text = file(
+        r#", {"deviceID": 8, "path": "ram:n"}, {"deviceID": 9, "path": "/x", "size": 1000}"#,
+        "",
+        GOOD_TARGET,
+    );
     assert_eq!(
         mistakes(&text),
         [
-            r#"storages[1]: a storage of kind "null" needs "size""#,
+            r#"storages[1]: a storage of kind "ram" needs "size""#,
             "storages[2].size: 1000 bytes is not a whole number of blocks of 512 bytes",
         ]
     );
@@ -142,14 +177,20 @@ fn our_own_members_are_read() {
         "reactors": {"cores": "0,2-3", "poll": "busy", "spinMicros": 80}}"#;
     let config = Config::parse(text, None).expect("good");
     let s = &config.storages[0];
-    assert_eq!((s.size, s.read_only, s.write_cache, s.online), (Some(1 << 30), true, false, false));
+    assert_eq!(
+        (s.size, s.read_only, s.write_cache, s.online),
+        (Some(1 << 30), true, false, false)
+    );
     assert_eq!(s.block_size, BlockSize::B4096);
     assert_eq!(s.serial.as_deref(), Some("S1"));
     assert_eq!(config.reactors.cores, Some(vec![0, 2, 3]));
     assert_eq!(config.reactors.poll, PollPolicy::Busy);
     assert_eq!(config.reactors.spin, Some(Duration::from_micros(80)));
     assert!(mistakes(r#"{"reactors": {"poll": "often"}}"#)[0].starts_with("reactors.poll: "));
-    assert_eq!(mistakes(r#"{"reactors": {"cores": [1, 1]}}"#), ["reactors.cores[1]: core 1 is given twice"]);
+    assert_eq!(
+        mistakes(r#"{"reactors": {"cores": [1, 1]}}"#),
+        ["reactors.cores[1]: core 1 is given twice"]
+    );
 }
 
 #[test]
@@ -168,9 +209,17 @@ fn our_own_file_is_looked_for_before_gotgts() {
         "GOSTOR_CONFIG" => Some(PathBuf::from("/gostor")),
         _ => None,
     };
-    let want = ["/home/u/.ringtgt/config.json", "/etc/ringtgt/config.json", "/gostor/config.json", "/home/u/.gotgt/config.json"];
+    let want = [
+        "/home/u/.ringtgt/config.json",
+        "/etc/ringtgt/config.json",
+        "/gostor/config.json",
+        "/home/u/.gotgt/config.json",
+    ];
     assert_eq!(search_path(variable), want.map(PathBuf::from));
-    assert_eq!(search_path(|_| Some(PathBuf::from("/c")))[0], PathBuf::from("/c"));
+    assert_eq!(
+        search_path(|_| Some(PathBuf::from("/c")))[0],
+        PathBuf::from("/c")
+    );
 }
 
 proptest::proptest! {

@@ -30,7 +30,11 @@ impl<'a> Members<'a> {
 
     /// The place of the object itself.
     pub(super) fn place(&self) -> &str {
-        if self.place.is_empty() { "the file" } else { &self.place }
+        if self.place.is_empty() {
+            "the file"
+        } else {
+            &self.place
+        }
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -39,18 +43,27 @@ impl<'a> Members<'a> {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&'a str, String, &'a Json)> + '_ {
         let quoted = |key: &str| join(&self.place, &format!("\"{key}\""));
-        self.members.iter().map(move |&(key, json)| (key, quoted(key), json))
+        self.members
+            .iter()
+            .map(move |&(key, json)| (key, quoted(key), json))
     }
 }
 
 fn join(place: &str, name: &str) -> String {
-    if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") }
+    if place.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{place}.{name}")
+    }
 }
 
 impl Walk {
     /// Notes a mistake.
     pub(super) fn mistake(&mut self, place: impl Into<String>, what: impl Into<String>) {
-        self.mistakes.push(Mistake { place: place.into(), what: what.into() });
+        self.mistakes.push(Mistake {
+            place: place.into(),
+            what: what.into(),
+        });
     }
 
     fn expected(&mut self, place: String, wanted: &str, got: &Json) {
@@ -60,7 +73,15 @@ impl Walk {
     /// The members of an object whose keys are data (names, numbers); a repeated key is a mistake.
     pub(super) fn map<'a>(&mut self, place: &str, json: &'a Json) -> Option<Members<'a>> {
         let Json::Object(all) = json else {
-            self.expected(if place.is_empty() { "the file".into() } else { place.into() }, "an object", json);
+            self.expected(
+                if place.is_empty() {
+                    "the file".into()
+                } else {
+                    place.into()
+                },
+                "an object",
+                json,
+            );
             return None;
         };
         let mut members: Vec<(&str, &Json)> = Vec::with_capacity(all.len());
@@ -71,13 +92,25 @@ impl Walk {
                 members.push((key, value));
             }
         }
-        Some(Members { place: place.to_owned(), members })
+        Some(Members {
+            place: place.to_owned(),
+            members,
+        })
     }
 
     /// The members of an object whose keys are fixed; an unknown one is a mistake that names the nearest.
-    pub(super) fn object<'a>(&mut self, place: &str, json: &'a Json, known: &[&str]) -> Option<Members<'a>> {
+    pub(super) fn object<'a>(
+        &mut self,
+        place: &str,
+        json: &'a Json,
+        known: &[&str],
+    ) -> Option<Members<'a>> {
         let members = self.map(place, json)?;
-        for (key, _) in members.members.iter().filter(|(key, _)| !known.contains(key)) {
+        for (key, _) in members
+            .members
+            .iter()
+            .filter(|(key, _)| !known.contains(key))
+        {
             let hint = nearest(key, known).map_or_else(
                 || format!("; known here: {}", known.join(", ")),
                 |name| format!("; did you mean \"{name}\"?"),
@@ -101,11 +134,21 @@ impl Walk {
             self.expected(place.to_owned(), "an array", json);
             return Vec::new();
         };
-        items.iter().enumerate().map(|(i, item)| (format!("{place}[{i}]"), item)).collect()
+        items
+            .iter()
+            .enumerate()
+            .map(|(i, item)| (format!("{place}[{i}]"), item))
+            .collect()
     }
 
     /// A member that is a whole number in `min..=max`.
-    pub(super) fn whole(&mut self, of: &Members<'_>, name: &str, min: u64, max: u64) -> Option<u64> {
+    pub(super) fn whole(
+        &mut self,
+        of: &Members<'_>,
+        name: &str,
+        min: u64,
+        max: u64,
+    ) -> Option<u64> {
         let (place, json) = of.get(name)?;
         self.number(place, json, min, max)
     }

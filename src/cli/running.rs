@@ -1,0 +1,81 @@
+//! What `serve` and `daemon` have in common once they run: signals, the log, and the end.
+
+use std::io::IsTerminal;
+use std::sync::mpsc::channel;
+
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+use tracing_subscriber::EnvFilter;
+
+use super::{CommandError, FAILED};
+use crate::control::{Config, Controller, Facts, Failure, Settings};
+
+/// Log lines go to standard error; `level` is a level or a filter like `ringtgt=debug`.
+pub(super) fn start_log(level: &str) -> Result<(), CommandError> {
+    let filter = EnvFilter::try_new(level).map_err(|error| {
+        CommandError::misused(vec![format!(
+            "--log \"{level}\": {error}; use error, warn, info, debug or trace"
+        )])
+    })?;
+    // Another subscriber may have been set by a program that embeds this.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
+    Ok(())
+}
+
+/// Starts what `config` says, calls `announce`, and runs until SIGINT or SIGTERM. SIGUSR1 prints the counters.
+pub(super) fn run(config: &Config, announce: impl FnOnce(&Facts)) -> Result<(), CommandError> {
+    let io = |what: &str, error: &std::io::Error| {
+        CommandError::failed(Failure(vec![format!("{what}: {error}")]))
+    };
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).map_err(|e| io("signals", &e))?;
+    let (tell, failure) = channel();
+    let handle = signals.handle();
+    let on_failure = move |sentence: String| {
+        // Whoever listens is waiting for a signal; closing the signals ends that.
+        let _ = tell.send(sentence);
+        handle.close();
+    };
+    let settings = Settings {
+        on_failure: Some(Box::new(on_failure)),
+        ..Settings::default()
+    };
+    let controller = Controller::start(config, settings).map_err(CommandError::failed)?;
+    announce(controller.facts());
+    for signal in signals.forever() {
+        if signal != SIGUSR1 {
+            break;
+        }
+        eprint!("{}", controller.summary());
+    }
+    std::thread::Builder::new()
+        .name("impatience".to_owned())
+        .spawn(move || leave_at_second_signal(signals))
+        .map_err(|e| io("a thread for signals", &e))?;
+    let counters = controller.counters();
+    let mut problems = controller
+        .stop()
+        .err()
+        .map_or_else(Vec::new, |failure| failure.0);
+    tracing::info!("counters:\n{}", crate::control::summary_of(&counters));
+    problems.extend(failure.try_recv());
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(CommandError::failed(Failure(problems)))
+    }
+}
+
+/// A stop that hangs (a disk that does not answer) is ended by asking again.
+fn leave_at_second_signal(mut signals: Signals) {
+    for signal in signals.forever() {
+        if signal != SIGUSR1 {
+            eprintln!("ringtgt: stopped before everything was finished and flushed");
+            std::process::exit(i32::from(FAILED));
+        }
+    }
+}

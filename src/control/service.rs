@@ -1,0 +1,280 @@
+//! The control thread: accepts, places sessions, and writes the log.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Token, Waker};
+use tracing::{debug, error, info, warn};
+
+use super::directory::Directory;
+use super::listener::Acceptor;
+use crate::reactor::{Event, Inbox, Mailbox, Message, Reason, Request, What, inbox};
+
+/// The waker's place in the registry; portals count up from 0.
+const WAKER: Token = Token(usize::MAX);
+/// Lines a second that initiators can cause in the log.
+const LINES_PER_SECOND: u32 = 20;
+/// How soon accepting is tried again when the kernel had nothing to accept with.
+const STARVED: Duration = Duration::from_millis(100);
+
+/// What the control thread is made from.
+#[derive(Debug)]
+pub(super) struct Service {
+    poll: Poll,
+    inbox: Inbox<Request>,
+    mailbox: Mailbox<Request>,
+    stop: Arc<AtomicBool>,
+}
+
+/// A running control thread.
+#[derive(Debug)]
+pub(super) struct Running {
+    thread: JoinHandle<()>,
+    mailbox: Mailbox<Request>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Running {
+    /// Stops accepting, lets the reactors finish and stop, and returns when they have.
+    pub(super) fn stop(self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.mailbox.wake();
+        // A panic of the control thread was printed when it happened.
+        let _ = self.thread.join();
+    }
+}
+
+/// What the thread needs besides its inbox.
+pub(super) struct Duty {
+    pub(super) acceptor: Acceptor,
+    pub(super) directory: Directory,
+    pub(super) events: Receiver<Event>,
+    /// How long commands may take to finish at a stop.
+    pub(super) patience: Duration,
+    /// Called once, with a sentence, when the data plane fails.
+    pub(super) on_failure: Option<Box<dyn FnOnce(String) + Send>>,
+}
+
+impl Service {
+    pub(super) fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let (mailbox, inbox) = inbox(Waker::new(poll.registry(), WAKER)?);
+        Ok(Self {
+            poll,
+            inbox,
+            mailbox,
+            stop: Arc::new(AtomicBool::new(false)),
+        })
+    }
+
+    pub(super) fn mailbox(&self) -> Mailbox<Request> {
+        self.mailbox.clone()
+    }
+
+    /// Starts the thread.
+    pub(super) fn start(self, mut duty: Duty) -> io::Result<Running> {
+        duty.acceptor.listeners.register(self.poll.registry())?;
+        let (mailbox, stop) = (self.mailbox.clone(), Arc::clone(&self.stop));
+        let thread = std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || {
+                let living = duty.acceptor.reactors.len();
+                let lines = Lines {
+                    until: Instant::now(),
+                    left: 0,
+                    dropped: 0,
+                };
+                Control {
+                    service: self,
+                    duty,
+                    living,
+                    is_stopping: false,
+                    lines,
+                }
+                .run();
+            })?;
+        Ok(Running {
+            thread,
+            mailbox,
+            stop,
+        })
+    }
+}
+
+struct Control {
+    service: Service,
+    duty: Duty,
+    /// Reactors that run.
+    living: usize,
+    is_stopping: bool,
+    lines: Lines,
+}
+
+impl Control {
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(64);
+        let mut soon = Some(Duration::ZERO);
+        while self.living > 0 {
+            let poll = &mut self.service.poll;
+            let slept = self.service.inbox.sleep(|may_block| {
+                poll.poll(
+                    &mut events,
+                    if may_block {
+                        soon
+                    } else {
+                        Some(Duration::ZERO)
+                    },
+                )
+            });
+            if let Err(problem) = slept
+                && problem.kind() != io::ErrorKind::Interrupted
+            {
+                error!("the control thread cannot wait: {problem}");
+                return;
+            }
+            if self.service.inbox.take_call() {
+                self.take_requests();
+            }
+            if self.service.stop.load(Ordering::SeqCst) && !self.is_stopping {
+                self.begin_stop();
+            }
+            soon = if self.is_stopping {
+                None
+            } else {
+                self.accept()
+            };
+            self.take_events();
+        }
+    }
+
+    /// Accepts what waits; returns how soon to try again.
+    fn accept(&mut self) -> Option<Duration> {
+        let round = self.duty.acceptor.accept();
+        if round.refused > 0 {
+            self.lines
+                .write(|| warn!("{} connections refused: there are too many", round.refused));
+        }
+        if let Some(kind) = round.starved {
+            self.lines
+                .write(|| warn!("cannot accept connections now: {kind}"));
+            return Some(STARVED);
+        }
+        round.again.then_some(Duration::ZERO)
+    }
+
+    fn take_requests(&mut self) {
+        while let Some(request) = self.service.inbox.take() {
+            match request {
+                Request::Place {
+                    from,
+                    ticket,
+                    request,
+                } => {
+                    let answer = self.duty.directory.place(&request);
+                    if let Err(status) = answer {
+                        let who = request.initiator_name;
+                        self.lines
+                            .write(|| info!("login of {who} refused: {status}"));
+                    }
+                    let reactor = &self.duty.acceptor.reactors[usize::from(from.0)];
+                    if reactor.send(Message::Placed { ticket, answer }).is_err()
+                        && let Ok(place) = answer
+                    {
+                        self.duty.directory.ended(place.tsih);
+                    }
+                }
+                Request::Ended { tsih } => self.duty.directory.ended(tsih),
+                Request::Stopped { reactor, panicked } => {
+                    self.living -= 1;
+                    if panicked || !self.is_stopping {
+                        let sentence =
+                            format!("reactor {} failed; its sessions are lost", reactor.0);
+                        error!("{sentence}");
+                        if let Some(tell) = self.duty.on_failure.take() {
+                            tell(sentence);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin_stop(&mut self) {
+        self.is_stopping = true;
+        self.duty.acceptor.close();
+        let deadline = Instant::now() + self.duty.patience;
+        for reactor in &self.duty.acceptor.reactors {
+            // One that failed is not there to be stopped.
+            let _ = reactor.send(Message::Stop { deadline });
+        }
+    }
+
+    fn take_events(&mut self) {
+        while let Ok(event) = self.duty.events.try_recv() {
+            self.lines.write(|| log(&event));
+        }
+    }
+}
+
+/// One line for an event.
+fn log(event: &Event) {
+    let (peer, reactor) = (event.peer, event.reactor.0);
+    match &event.what {
+        What::SessionOpened {
+            tsih,
+            initiator_name,
+            target,
+        } => match target {
+            Some(target) => {
+                info!(
+                    "session {tsih}: {initiator_name} at {peer} logged in to {} on reactor {reactor}",
+                    target.name
+                );
+            }
+            None => info!("session {tsih}: {initiator_name} at {peer} logged in for discovery"),
+        },
+        What::SessionClosed {
+            tsih,
+            reason: reason @ (Reason::Protocol(_) | Reason::Socket(_)),
+        } => {
+            warn!("session {tsih} of {peer} ended: {reason}");
+        }
+        What::SessionClosed { tsih, reason } => info!("session {tsih} of {peer} ended: {reason}"),
+        What::LoginFailed(Reason::PeerClosed) => debug!("{peer} went away before it logged in"),
+        What::LoginFailed(reason) => info!("login from {peer} failed: {reason}"),
+    }
+}
+
+/// What initiators may cause in the log.
+#[derive(Debug)]
+struct Lines {
+    until: Instant,
+    left: u32,
+    dropped: u64,
+}
+
+impl Lines {
+    fn write(&mut self, line: impl FnOnce()) {
+        let now = Instant::now();
+        if now >= self.until {
+            if self.dropped > 0 {
+                warn!("{} more lines like these were left out", self.dropped);
+            }
+            *self = Self {
+                until: now + Duration::from_secs(1),
+                left: LINES_PER_SECOND,
+                dropped: 0,
+            };
+        }
+        if self.left == 0 {
+            self.dropped += 1;
+        } else {
+            self.left -= 1;
+            line();
+        }
+    }
+}
