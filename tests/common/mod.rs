@@ -1,0 +1,8 @@
+//! What the scenario tests stand on: an initiator and a target in one process, without a kernel between
+//! them, and a clock, a network and a medium that do what the test says.
+
+pub mod cdb;
+pub mod disk;
+pub mod pair;
+pub mod random;
+pub mod raw;
