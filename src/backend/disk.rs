@@ -21,6 +21,10 @@ pub(super) struct Disk {
     pub(super) in_memory: bool,
     /// Opened with O_DIRECT.
     pub(super) direct: bool,
+    /// Whether reading what is cached without waiting (RWF_NOWAIT) works here, as far as is known.
+    pub(super) nowait_reads: AtomicBool,
+    /// The same of writing.
+    pub(super) nowait_writes: AtomicBool,
     /// A flush failed: what was written may be lost, and nothing more is accepted.
     pub(super) poisoned: AtomicBool,
 }
@@ -49,6 +53,17 @@ pub(super) fn block_at(extent: Extent, size: BlockSize, done: usize) -> Lba {
         .0
         .min(extent.len().0.saturating_sub(1));
     Lba(extent.start().0 + blocks)
+}
+
+/// How far an attempt went. Any error is left to the attempt that may wait; one that says "never" is
+/// remembered.
+fn tried(result: io::Result<usize>, possible: &AtomicBool) -> usize {
+    result.unwrap_or_else(|error| {
+        if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) {
+            possible.store(false, Ordering::Relaxed);
+        }
+        0
+    })
 }
 
 impl Disk {
@@ -95,6 +110,34 @@ impl Disk {
                 Ok(())
             }
         }
+    }
+
+    /// Reads what can be had without waiting; returns how many bytes from the start that was.
+    pub(super) fn read_nowait(&self, extent: Extent, memory: &mut [u8]) -> usize {
+        if self.direct || !self.nowait_reads.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let size = self.geometry.block_size;
+        let len = super::transfer_len(extent, size, memory.len());
+        let at = extent.byte_start(size);
+        tried(
+            file::read_at(&self.file, &mut memory[..len], at, true),
+            &self.nowait_reads,
+        )
+    }
+
+    /// Writes what goes into the cache without waiting; returns how many bytes from the start that was.
+    pub(super) fn write_nowait(&self, extent: Extent, memory: &[u8]) -> usize {
+        if self.direct || !self.nowait_writes.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let size = self.geometry.block_size;
+        let len = super::transfer_len(extent, size, memory.len());
+        let at = extent.byte_start(size);
+        tried(
+            file::write_at(&self.file, &memory[..len], at, WriteMode::NoWait),
+            &self.nowait_writes,
+        )
     }
 
     fn read(&self, extent: Extent, memory: &mut [u8]) -> Result<(), BlockError> {
@@ -184,5 +227,35 @@ pub(super) fn after_stable(error: &io::Error) -> AfterStable {
         Some(libc::EOPNOTSUPP | libc::EINVAL) => AfterStable::WriteAndSync,
         Some(libc::ENOSPC | libc::EDQUOT) => AfterStable::Probe,
         _ => AfterStable::Poison,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Blocks;
+
+    #[test]
+    fn an_error_names_the_block_it_happened_in() {
+        let extent = Extent::new(Lba(100), Blocks(8), Blocks(1000)).expect("in range");
+        let size = BlockSize::B512;
+        let at = |number, done| {
+            let error = io::Error::from_raw_os_error(number);
+            meaning(&error, extent, size, done)
+        };
+        assert_eq!(at(libc::EIO, 0), BlockError::Medium { at: Lba(100) });
+        assert_eq!(at(libc::EIO, 1023), BlockError::Medium { at: Lba(101) });
+        assert_eq!(at(libc::EIO, 4096), BlockError::Medium { at: Lba(107) });
+        assert_eq!(at(libc::ENOSPC, 0), BlockError::NoSpace);
+        assert_eq!(at(libc::EDQUOT, 0), BlockError::NoSpace);
+        assert_eq!(at(libc::ENODEV, 0), BlockError::Gone);
+    }
+
+    #[test]
+    fn a_failed_stable_write_is_trusted_no_further_than_its_error_allows() {
+        let next = |number| after_stable(&io::Error::from_raw_os_error(number));
+        assert_eq!(next(libc::EOPNOTSUPP), AfterStable::WriteAndSync);
+        assert_eq!(next(libc::ENOSPC), AfterStable::Probe);
+        assert_eq!(next(libc::EIO), AfterStable::Poison);
     }
 }

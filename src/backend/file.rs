@@ -10,7 +10,6 @@ use super::{
     AttachContext, Backend, BlockError, BlockIo, Completion, Geometry, IoTag, Medium, Submit,
 };
 use crate::buffer::Buffer;
-use crate::sys::file;
 
 /// An open file or device, served by system calls.
 #[derive(Debug)]
@@ -77,41 +76,42 @@ impl FileBackend {
     }
 }
 
-/// Tries to do `io` at once, without waiting for a device; `None` when that cannot be, or is not known.
-pub(super) fn at_once(
-    disk: &Disk,
-    io: BlockIo,
-    buffer: Option<&mut Buffer>,
-) -> Option<Result<(), BlockError>> {
+/// What can be known of `io` at once, without waiting for a device.
+pub(super) enum AtOnce {
+    /// It is finished.
+    Done(Result<(), BlockError>),
+    /// It is not; this many bytes from the start are.
+    Rest(usize),
+}
+
+/// Does `io` as far as it needs no waiting.
+pub(super) fn at_once(disk: &Disk, io: BlockIo, buffer: Option<&mut Buffer>) -> AtOnce {
     if let Some(refusal) = disk.refusal(io) {
-        return Some(Err(refusal));
+        return AtOnce::Done(Err(refusal));
     }
     let memory = buffer.map_or(&mut [][..], Buffer::as_mut_slice);
-    match io {
-        BlockIo::Read(e) | BlockIo::Write { extent: e, .. } | BlockIo::Prefetch(e)
-            if e.is_empty() =>
-        {
-            Some(Ok(()))
+    let (extent, got) = match io {
+        // Without the page cache there is no place to fetch it to.
+        BlockIo::Prefetch(_) if disk.direct => return AtOnce::Done(Ok(())),
+        _ if disk.in_memory => return AtOnce::Done(disk.run(io, memory)),
+        BlockIo::Read(extent) => (extent, disk.read_nowait(extent, memory)),
+        BlockIo::Write { extent, fua } if !disk.stable(fua) => {
+            (extent, disk.write_nowait(extent, memory))
         }
-        _ if disk.in_memory => Some(disk.run(io, memory)),
-        BlockIo::Read(extent) if !disk.direct => {
-            let size = disk.geometry.block_size;
-            let len = super::transfer_len(extent, size, memory.len());
-            let got = file::read_at(
-                &disk.file,
-                &mut memory[..len],
-                extent.byte_start(size),
-                true,
-            );
-            got.is_ok_and(|n| n == len).then_some(Ok(()))
-        }
-        _ => None,
+        BlockIo::Write { extent, .. } | BlockIo::Prefetch(extent) => (extent, 0),
+        BlockIo::Flush => return AtOnce::Rest(0),
+    };
+    let whole = extent.byte_len(disk.geometry.block_size);
+    if got as u64 == whole {
+        AtOnce::Done(Ok(()))
+    } else {
+        AtOnce::Rest(got)
     }
 }
 
 impl Backend for FileBackend {
     fn submit(&mut self, tag: IoTag, io: BlockIo, mut buffer: Option<Buffer>) -> Submit {
-        if let Some(result) = at_once(&self.disk, io, buffer.as_mut()) {
+        if let AtOnce::Done(result) = at_once(&self.disk, io, buffer.as_mut()) {
             return Submit::Done(Completion {
                 tag,
                 result,

@@ -5,10 +5,15 @@
 //! sees a CDB, sense data or a session.
 
 mod disk;
+pub mod fault;
 pub mod file;
+pub mod iouring;
 pub mod null;
 pub mod offload;
 pub mod ram;
+pub mod spec;
+#[cfg(test)]
+mod suite;
 mod table;
 
 use std::fmt::Debug;

@@ -17,6 +17,8 @@ pub(super) struct Entry<S> {
     pub(super) tag: IoTag,
     pub(super) io: BlockIo,
     pub(super) state: S,
+    /// The bytes, while the kernel does something that does not need them.
+    pub(super) held: Option<Loan>,
     lent: Option<LentBuffer>,
 }
 
@@ -54,6 +56,7 @@ impl<S> Table<S> {
             tag,
             io,
             state,
+            held: None,
             lent,
         });
         (index, loan)
@@ -75,6 +78,7 @@ impl<S> Table<S> {
     pub(super) fn remove(&mut self, index: u32, loan: Option<Loan>) -> (IoTag, Option<Buffer>) {
         let entry = self.entries[index as usize].take().expect("in flight");
         self.free.push(index);
+        let loan = loan.or(entry.held);
         let buffer = entry.lent.zip(loan).map(|(lent, loan)| lent.reclaim(loan));
         (entry.tag, buffer)
     }

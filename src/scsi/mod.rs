@@ -10,10 +10,24 @@
 //!
 //! A transfer longer than the memory at hand is done in portions: the caller says how long each is.
 
-use crate::backend::{BlockError, BlockIo, Geometry};
+use crate::backend::{BlockError, BlockIo};
+pub use command::{Command, start};
+pub use logical_unit::{Identity, LogicalUnit};
 pub use sense::Sense;
+pub use unit_attention::{NexusUnit, UnitAttention};
 
+mod command;
+mod logical_unit;
+pub mod lun;
+pub mod opcodes;
+mod parameter;
+mod sbc;
 pub mod sense;
+mod spc;
+mod unit_attention;
+
+#[cfg(test)]
+mod testing;
 
 /// Command descriptor block, zero-filled to 16 bytes. (32-byte commands: a later row of the table.)
 pub type Cdb = [u8; 16];
@@ -136,36 +150,8 @@ pub enum OwnerRequest {
     SetStopped(bool),
 }
 
-/// A logical unit as commands see it: an immutable snapshot, replaced by the barrier.
-#[derive(Clone, Debug)]
-pub struct LogicalUnit {
-    /// Size and abilities of the medium.
-    pub geometry: Geometry,
-    /// What INQUIRY says of it.
-    pub identity: Identity,
-    /// False: every medium access is NOT READY (configuration's `online: false`).
-    pub online: bool,
-    /// A STOP was accepted (START STOP UNIT).
-    pub stopped: bool,
-    /// Counts the snapshots of this unit.
-    pub generation: u64,
-}
-
-/// Names of a logical unit (SPC-5, INQUIRY and VPD 80h, 83h). ASCII; padded by the writer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// T10 vendor identification, at most 8 characters.
-    pub vendor: String,
-    /// Product identification, at most 16 characters.
-    pub product: String,
-    /// Product revision level, at most 4 characters.
-    pub revision: String,
-    /// Unit serial number, at most 36 characters; the NAA designator is derived from it.
-    pub serial: String,
-}
-
 /// The LUNs that a nexus may see.
-pub trait Luns {
+pub trait Luns: std::fmt::Debug {
     /// The `index`th LUN in ascending order (single-level, below 16384), `None` past the last.
     fn lun(&self, index: usize) -> Option<u16>;
 }
@@ -177,4 +163,26 @@ pub struct Port<'a> {
     pub target_name: &'a str,
     /// TargetPortalGroupTag.
     pub portal_group_tag: u16,
+}
+
+/// What a command may look at, and the nexus it speaks for.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The logical unit; `None`: there is none at that LUN.
+    pub unit: Option<&'a LogicalUnit>,
+    /// What the logical unit keeps for this nexus. Without a logical unit: any value.
+    pub nexus: &'a mut NexusUnit,
+    /// The LUNs that this nexus may see.
+    pub luns: &'a dyn Luns,
+    /// The target port of the nexus.
+    pub port: Port<'a>,
+}
+
+/// The command's two buffers; empty where it has none.
+#[derive(Debug, Default)]
+pub struct Memory<'a> {
+    /// Data-in leaves from here, data-out arrives here.
+    pub data: &'a mut [u8],
+    /// For comparing.
+    pub scratch: &'a mut [u8],
 }

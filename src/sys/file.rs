@@ -186,6 +186,19 @@ pub fn direct_alignment(file: &File) -> Option<(u32, u32)> {
         .then_some((facts.stx_dio_mem_align, facts.stx_dio_offset_align))
 }
 
+/// Makes the file bypass the page cache from now on (O_DIRECT).
+///
+/// # Errors
+/// EINVAL when the file system cannot.
+pub fn set_direct(file: &File) -> io::Result<()> {
+    let fd = file.as_raw_fd();
+    // SAFETY: asks for a number; no memory is involved.
+    let flags = checked(unsafe { libc::fcntl(fd, libc::F_GETFL) } as isize)?;
+    let flags = i32::try_from(flags).expect("it was an i32") | libc::O_DIRECT;
+    // SAFETY: sets a number; no memory is involved.
+    checked(unsafe { libc::fcntl(fd, libc::F_SETFL, flags) } as isize).map(drop)
+}
+
 /// Whether the file lives in memory only (tmpfs, ramfs), where no operation waits for a device.
 #[must_use]
 pub fn in_memory(file: &File) -> bool {

@@ -4,6 +4,8 @@
     reason = "this module is where unsafe lives; each block states its invariant"
 )]
 
+#[cfg(test)]
+pub(crate) mod allocations;
 pub mod copy;
 pub mod cpu;
 pub mod file;

@@ -1,0 +1,184 @@
+//! What the sessions of one core share: memory, logical units, waiting lines, mail.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::error::{Counters, Event};
+use super::owner::{Carrier, Change, Message, Owner, Ticket, owner_of};
+use super::unit::Units;
+use super::{ReactorId, SessionKey, SessionLimits, UnitId};
+use crate::buffer::Pool;
+use crate::scsi::LogicalUnit;
+
+/// A task in a waiting line.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiter {
+    pub(super) session: SessionKey,
+    pub(super) slot: u16,
+    pub(super) generation: u32,
+}
+
+/// Messages on their way.
+#[derive(Debug)]
+pub(super) struct Mail {
+    me: ReactorId,
+    pub(super) out: VecDeque<(ReactorId, Message)>,
+    pub(super) local: VecDeque<Message>,
+}
+
+#[derive(Debug)]
+pub(super) struct Home {
+    pub(super) reactor: ReactorId,
+    pub(super) reactors: u16,
+    pub(super) pool: Pool,
+    pub(super) limits: SessionLimits,
+    pub(super) units: Units,
+    pub(super) counters: Counters,
+    pub(super) owner: Owner,
+    pub(super) mail: Mail,
+    /// Sessions that got something to send.
+    pub(super) ready: VecDeque<SessionKey>,
+    /// Sessions with whole PDUs left in their ring, or with a closed window.
+    pub(super) backlog: VecDeque<SessionKey>,
+    /// Sessions whose window is closed for want of memory.
+    pub(super) starved: VecDeque<SessionKey>,
+    /// Sessions whose socket should be closed.
+    pub(super) close_requests: VecDeque<SessionKey>,
+    /// Tasks waiting for memory, first come first served.
+    pub(super) memory_line: VecDeque<Waiter>,
+    /// Tasks waiting for a backend's queue, or for another turn.
+    pub(super) turn_line: VecDeque<Waiter>,
+    /// The memory line's front is being tried again: who fails goes back to the front.
+    pub(super) retrying: bool,
+    /// Tasks that there may be, in all sessions.
+    tasks: usize,
+}
+
+impl Home {
+    pub(super) fn new(
+        reactor: ReactorId,
+        reactors: u16,
+        pool: Pool,
+        limits: SessionLimits,
+    ) -> Self {
+        Self {
+            reactor,
+            reactors,
+            pool,
+            limits,
+            units: Units::default(),
+            counters: Counters::default(),
+            owner: Owner::new(reactor, reactors),
+            mail: Mail {
+                me: reactor,
+                out: VecDeque::with_capacity(64),
+                local: VecDeque::with_capacity(64),
+            },
+            ready: VecDeque::with_capacity(64),
+            backlog: VecDeque::with_capacity(64),
+            starved: VecDeque::with_capacity(64),
+            close_requests: VecDeque::with_capacity(64),
+            memory_line: VecDeque::with_capacity(256),
+            turn_line: VecDeque::with_capacity(256),
+            retrying: false,
+            tasks: 0,
+        }
+    }
+
+    /// Makes room in the waiting lines for a session's tasks, so that they never grow later.
+    pub(super) fn reserve(&mut self, tasks: usize) {
+        self.tasks += tasks;
+        let tasks = self.tasks;
+        for line in [&mut self.memory_line, &mut self.turn_line] {
+            line.reserve(tasks.saturating_sub(line.len()));
+        }
+        for keys in [&mut self.ready, &mut self.backlog, &mut self.starved] {
+            keys.reserve(16);
+        }
+    }
+
+    pub(super) fn count(&mut self, event: Event) {
+        self.counters.add(event, 1);
+    }
+
+    /// Sends a request to the owner of `unit`.
+    pub(super) fn ask_owner(&mut self, unit: UnitId, ticket: Ticket, change: Change) {
+        let to = owner_of(unit, self.reactors);
+        let from = self.reactor;
+        self.mail.send(
+            to,
+            Message::Ask {
+                from,
+                ticket,
+                unit,
+                change,
+            },
+        );
+    }
+
+    /// One less operation that a barrier of `unit` waits for.
+    pub(super) fn fence_passed(&mut self, id: UnitId) {
+        let Some(unit) = self.units.get_mut(id) else {
+            return;
+        };
+        let Some(passing) = unit.passing.as_mut() else {
+            return;
+        };
+        passing.remaining -= 1;
+        if passing.remaining == 0 {
+            let (owner, barrier) = (passing.owner, passing.barrier);
+            unit.passing = None;
+            self.mail
+                .send(owner, Message::Reached { unit: id, barrier });
+        }
+    }
+
+    /// Runs the owner's part of a message.
+    pub(super) fn own(&mut self, act: impl FnOnce(&mut Owner, &mut dyn Carrier)) {
+        let mut carrier = OwnCarrier {
+            mail: &mut self.mail,
+            units: &self.units,
+        };
+        act(&mut self.owner, &mut carrier);
+    }
+}
+
+impl Mail {
+    pub(super) fn send(&mut self, to: ReactorId, message: Message) {
+        if to == self.me {
+            self.local.push_back(message);
+        } else {
+            self.out.push_back((to, message));
+        }
+    }
+}
+
+struct OwnCarrier<'a> {
+    mail: &'a mut Mail,
+    units: &'a Units,
+}
+
+impl Carrier for OwnCarrier<'_> {
+    fn send(&mut self, to: ReactorId, message: Message) {
+        self.mail.send(to, message);
+    }
+
+    fn snapshot(&self, unit: UnitId, change: Change) -> Option<Arc<LogicalUnit>> {
+        match change {
+            Change::SetStopped(stopped) => {
+                let current = &self.units.get(unit)?.unit;
+                Some(Arc::new(changed(current, stopped)))
+            }
+            Change::ClearTaskSet { .. } | Change::Reset => None,
+        }
+    }
+}
+
+/// The snapshot that follows `current` when it is stopped or started.
+pub(super) fn changed(current: &LogicalUnit, stopped: bool) -> LogicalUnit {
+    LogicalUnit {
+        stopped,
+        generation: current.generation + 1,
+        ..current.clone()
+    }
+}

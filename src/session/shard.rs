@@ -1,0 +1,494 @@
+//! What one core serves: its sessions, and the logical units attached to it.
+//!
+//! ```text
+//!  receive_into -> handle_received      gather -> transmitted         poll_ready, poll_close_request, poll_closed
+//!  poll_backends                        handle_message, poll_message  has_work
+//! ```
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::command::io_tag_parts;
+use super::error::{ConnectionError, Counters, Event};
+use super::home::{Home, changed};
+use super::login::{Established, LoginStatus};
+pub use super::owner::ShardMessage;
+use super::owner::{Asker, Change, Message};
+use super::unit::Passing;
+use super::{Phase, ReactorId, Session, SessionKey, SessionLimits, UnitId};
+use crate::backend::{Backend, Completion};
+use crate::buffer::Pool;
+use crate::scsi::LogicalUnit;
+
+/// What a shard is made from.
+#[derive(Debug)]
+pub struct ShardConfig {
+    /// This core.
+    pub reactor: ReactorId,
+    /// Cores there are; every one has a shard.
+    pub reactors: u16,
+    /// This core's memory.
+    pub pool: Pool,
+    /// Bounds of each session.
+    pub limits: SessionLimits,
+}
+
+/// The sessions and logical units of one core.
+///
+/// - `handle_*` takes what happened; `poll_*` gives what is to be done: call each until it gives nothing.
+/// - It never reads a clock, a socket or a lock, and allocates nothing per command.
+#[derive(Debug)]
+pub struct Shard {
+    home: Home,
+    sessions: Vec<Entry>,
+    /// Entries of `sessions` that are free.
+    vacant: Vec<u32>,
+    closed: VecDeque<SessionKey>,
+    finished: Vec<Completion>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    generation: u32,
+    session: Option<Box<Session>>,
+}
+
+impl Shard {
+    /// A shard without sessions and units.
+    #[must_use]
+    pub fn new(config: ShardConfig) -> Self {
+        let mut limits = config.limits;
+        limits.window = limits.window.clamp(1, 4096);
+        limits.pdus_per_turn = limits.pdus_per_turn.max(1);
+        limits.sessions = limits.sessions.clamp(1, 65_535);
+        limits.receive_ring = limits
+            .receive_ring
+            .next_power_of_two()
+            .clamp(64 * 1024, crate::buffer::LARGEST);
+        if limits.session_memory == 0 {
+            limits.session_memory = config.pool.total_bytes() / 4;
+        }
+        Self {
+            home: Home::new(config.reactor, config.reactors, config.pool, limits),
+            sessions: Vec::new(),
+            vacant: Vec::new(),
+            closed: VecDeque::with_capacity(64),
+            finished: Vec::with_capacity(1024),
+        }
+    }
+
+    /// Makes a logical unit known here, or replaces its snapshot and backend.
+    pub fn attach_unit(&mut self, id: UnitId, unit: Arc<LogicalUnit>, backend: Box<dyn Backend>) {
+        self.home.units.attach(id, unit, backend);
+    }
+
+    /// Takes a logical unit away; commands find none there from now on. The caller drains the sessions
+    /// that use it first.
+    pub fn detach_unit(&mut self, id: UnitId) -> Option<Box<dyn Backend>> {
+        self.home.units.detach(id)
+    }
+
+    /// How many commands a session opened now may send at first; 0: there is no memory for one.
+    #[must_use]
+    pub fn window_for_new_session(&self) -> u32 {
+        let pool = &self.home.pool;
+        let chunk = crate::buffer::CHUNK;
+        let ring = self.home.limits.receive_ring;
+        let room = (pool.total_bytes() / 2)
+            .saturating_sub(pool.promised() * chunk)
+            .min(pool.free_bytes().saturating_sub(ring));
+        let chunks = u32::try_from(room / chunk).unwrap_or(u32::MAX);
+        chunks.clamp(1, self.home.limits.window)
+    }
+
+    /// Opens a session; its first PDUs may be in `established` already.
+    ///
+    /// # Errors
+    /// The status of a Login Response, when there is no room for another session.
+    pub fn open_session(
+        &mut self,
+        established: Established,
+        _now: Instant,
+    ) -> Result<SessionKey, LoginStatus> {
+        let ring_len = self.home.limits.receive_ring;
+        if self.vacant.is_empty() && self.sessions.len() >= self.home.limits.sessions {
+            return Err(LoginStatus::OUT_OF_RESOURCES);
+        }
+        let mut ring = (self.home.pool)
+            .take(ring_len, ring_len)
+            .ok_or(LoginStatus::OUT_OF_RESOURCES)?;
+        let early = established.received.len();
+        if early > ring.len() {
+            return Err(LoginStatus::OUT_OF_RESOURCES);
+        }
+        ring.as_mut_slice()[..early].copy_from_slice(&established.received);
+        let index = match self.vacant.pop() {
+            Some(index) => index,
+            None => {
+                self.sessions.push(Entry {
+                    generation: 0,
+                    session: None,
+                });
+                u32::try_from(self.sessions.len() - 1).expect("bounded by the limit")
+            }
+        };
+        let entry = &mut self.sessions[index as usize];
+        entry.generation = entry.generation.wrapping_add(1);
+        let key = SessionKey {
+            index,
+            generation: entry.generation,
+        };
+        let mut session = Session::new(key, &mut self.home, established, ring);
+        session.rx.end = early;
+        self.home.reserve(session.tasks.len());
+        session.make_ready(&mut self.home);
+        if early > 0 {
+            session.add_backlog(&mut self.home);
+        }
+        self.home.count(Event::SessionOpened);
+        self.sessions[index as usize].session = Some(Box::new(session));
+        Ok(key)
+    }
+
+    /// Where to receive next: the rest of a large payload in its own memory, then the receive ring. When both
+    /// are empty there is no room now: do not receive (0 bytes would look like the end of the stream), but
+    /// call [`Self::poll_backends`] and [`Self::gather`], and ask again.
+    pub fn receive_into(&mut self, key: SessionKey) -> [IoSliceMut<'_>; 2] {
+        match session_mut(&mut self.sessions, key) {
+            Some(session) => session.rx.places(&mut session.tasks),
+            None => [IoSliceMut::new(&mut []), IoSliceMut::new(&mut [])],
+        }
+    }
+
+    /// `len` bytes were received: runs every whole PDU (within the turn's bound) to completion.
+    ///
+    /// # Errors
+    /// When the connection must be closed: then call [`Self::connection_lost`].
+    pub fn handle_received(
+        &mut self,
+        _now: Instant,
+        key: SessionKey,
+        len: usize,
+    ) -> Result<(), ConnectionError> {
+        let session = session_mut(&mut self.sessions, key).ok_or(ConnectionError::NoSuchSession)?;
+        if !session.rx.note(len) {
+            self.home.count(Event::Misuse);
+            return Err(ConnectionError::Overrun);
+        }
+        let result = session.run_received(&mut self.home);
+        self.deliver();
+        result
+    }
+
+    /// The bytes to send next; returns how many pieces there are. After sending, say so to
+    /// [`Self::transmitted`], and ask again: until there is nothing, or the socket is full.
+    pub fn gather<'a>(&'a mut self, key: SessionKey, pieces: &mut [IoSlice<'a>]) -> usize {
+        let Some(session) = session_mut(&mut self.sessions, key) else {
+            return 0;
+        };
+        session.fill_wire(&mut self.home);
+        session.tx.gather(&session.tasks, pieces)
+    }
+
+    /// `len` bytes of what [`Self::gather`] gave were handed to the socket.
+    pub fn transmitted(&mut self, key: SessionKey, len: usize) {
+        if let Some(session) = session_mut(&mut self.sessions, key) {
+            session.note_transmitted(&mut self.home, len);
+        }
+        self.deliver();
+    }
+
+    /// Takes in what backends have finished, goes on with what was left over in the last turn, and tries
+    /// again what waits for memory. Returns how much there was to do.
+    pub fn poll_backends(&mut self, _now: Instant) -> usize {
+        let mut finished = std::mem::take(&mut self.finished);
+        self.home.units.poll(&mut finished);
+        let mut work = finished.len();
+        for completion in finished.drain(..) {
+            let (index, slot, generation) = io_tag_parts(completion.tag);
+            let entry = self.sessions.get_mut(index);
+            if let Some(session) = entry.and_then(|e| e.session.as_deref_mut()) {
+                session.complete(&mut self.home, slot, generation, completion);
+                self.reap(index);
+            }
+        }
+        self.finished = finished;
+        work += self.run_backlog();
+        work += self.retry_waiting();
+        self.deliver();
+        work
+    }
+
+    fn run_backlog(&mut self) -> usize {
+        let count = self.home.backlog.len();
+        for _ in 0..count {
+            let Some(key) = self.home.backlog.pop_front() else {
+                break;
+            };
+            if let Some(session) = session_mut(&mut self.sessions, key) {
+                session.in_backlog = false;
+                if session.run_received(&mut self.home).is_err() {
+                    session.phase = Phase::Ending;
+                    session.request_close(&mut self.home);
+                }
+            }
+        }
+        count
+    }
+
+    fn retry_waiting(&mut self) -> usize {
+        let mut work = 0;
+        for _ in 0..self.home.turn_line.len() {
+            let Some(waiter) = self.home.turn_line.pop_front() else {
+                break;
+            };
+            if let Some(session) = session_mut(&mut self.sessions, waiter.session) {
+                session.retry(&mut self.home, waiter);
+                work += 1;
+            }
+        }
+        self.retry_memory();
+        for _ in 0..self.home.starved.len() {
+            let Some(key) = self.home.starved.pop_front() else {
+                break;
+            };
+            if let Some(session) = session_mut(&mut self.sessions, key) {
+                session.in_starved = false;
+                session.open_window(&mut self.home);
+            }
+        }
+        work
+    }
+
+    /// The line for memory, in order. Who is held up by its own session's share does not hold up others.
+    fn retry_memory(&mut self) {
+        let waiting = self.home.memory_line.len();
+        self.home.retrying = true;
+        for _ in 0..waiting {
+            let Some(waiter) = self.home.memory_line.pop_front() else {
+                break;
+            };
+            let before = self.home.memory_line.len();
+            let Some(session) = session_mut(&mut self.sessions, waiter.session) else {
+                continue;
+            };
+            session.retry(&mut self.home, waiter);
+            if self.home.memory_line.len() == before {
+                continue;
+            }
+            // It (or what came of it) waits again.
+            let share_used = session.memory >= self.home.limits.session_memory / 2;
+            if !share_used {
+                break;
+            }
+            if let Some(same) = self.home.memory_line.pop_front() {
+                self.home.memory_line.push_back(same);
+            }
+        }
+        self.home.retrying = false;
+    }
+
+    /// A session that got something to send since it was last told of.
+    pub fn poll_ready(&mut self) -> Option<SessionKey> {
+        while let Some(key) = self.home.ready.pop_front() {
+            if let Some(session) = session_mut(&mut self.sessions, key) {
+                session.in_ready = false;
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// A session whose socket is to be closed, because it logged out (and the answer has left), its target
+    /// was reset, or its stream cannot be followed; then call [`Self::connection_lost`].
+    pub fn poll_close_request(&mut self) -> Option<SessionKey> {
+        while let Some(key) = self.home.close_requests.pop_front() {
+            if session_mut(&mut self.sessions, key).is_some() {
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// The connection is gone (and, with ErrorRecoveryLevel 0, the session with it): tasks are dropped,
+    /// operations in flight drain, then [`Self::poll_closed`] tells.
+    pub fn connection_lost(&mut self, key: SessionKey) {
+        if let Some(session) = session_mut(&mut self.sessions, key) {
+            session.drop_connection(&mut self.home);
+            self.reap(key.index as usize);
+        }
+        self.deliver();
+    }
+
+    /// As [`Self::connection_lost`], on our own decision: reinstatement, or control's.
+    pub fn close_session(&mut self, key: SessionKey) {
+        self.connection_lost(key);
+    }
+
+    /// A session of which nothing is left.
+    pub fn poll_closed(&mut self) -> Option<SessionKey> {
+        self.closed.pop_front()
+    }
+
+    fn reap(&mut self, index: usize) {
+        let Some(entry) = self.sessions.get_mut(index) else {
+            return;
+        };
+        let Some(session) = entry.session.as_ref().filter(|s| s.is_drained()) else {
+            return;
+        };
+        let key = session.key;
+        entry.session = None;
+        self.vacant.push(key.index);
+        self.closed.push_back(key);
+        self.home.count(Event::SessionClosed);
+    }
+
+    /// A message for another core.
+    pub fn poll_message(&mut self) -> Option<(ReactorId, ShardMessage)> {
+        let (to, message) = self.home.mail.out.pop_front()?;
+        Some((to, ShardMessage(message)))
+    }
+
+    /// A message from another core.
+    pub fn handle_message(&mut self, _now: Instant, message: ShardMessage) {
+        self.home.mail.local.push_back(message.0);
+        self.deliver();
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called; `None`: never, as things are.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Time has passed. (Keepalive will live here.)
+    pub fn handle_timeout(&mut self, _now: Instant) {}
+
+    /// Whether [`Self::poll_backends`] has something to do that no event will announce.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !(self.home.backlog.is_empty()
+            && self.home.turn_line.is_empty()
+            && self.home.mail.local.is_empty())
+    }
+
+    /// Whether every command that does not wait for its initiator has been answered, and every answer sent.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let mut sessions = self.sessions.iter().filter_map(|e| e.session.as_deref());
+        sessions.all(Session::is_quiet)
+    }
+
+    /// Whether operations are in flight.
+    #[must_use]
+    pub fn has_in_flight(&self) -> bool {
+        self.home.units.is_busy()
+    }
+
+    /// How many sessions are open or draining.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.sessions.len() - self.vacant.len()
+    }
+
+    /// What has been counted.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.home.counters
+    }
+
+    /// Reads the mail to ourselves until there is none.
+    fn deliver(&mut self) {
+        while let Some(message) = self.home.mail.local.pop_front() {
+            self.handle_mail(message);
+        }
+    }
+
+    fn handle_mail(&mut self, message: Message) {
+        match message {
+            Message::Ask {
+                from,
+                ticket,
+                unit,
+                change,
+            } => self
+                .home
+                .own(|owner, carrier| owner.ask(from, ticket, unit, change, carrier)),
+            Message::Reached { unit, barrier } => self
+                .home
+                .own(|owner, carrier| owner.reached(unit, barrier, carrier)),
+            Message::Post {
+                owner,
+                unit,
+                barrier,
+                change,
+                snapshot,
+            } => self.pass_barrier((owner, barrier), unit, change, snapshot),
+            Message::Answer { ticket } => {
+                if let Some(session) = session_mut(&mut self.sessions, ticket.session) {
+                    match ticket.asker {
+                        Asker::Task { slot, generation } => {
+                            session.owner_answered(&mut self.home, slot, generation);
+                        }
+                        Asker::TaskManagement { index, generation } => {
+                            session.function_answered(&mut self.home, index, generation);
+                        }
+                    }
+                }
+            }
+            Message::EndTarget { target } => {
+                for entry in &mut self.sessions {
+                    if let Some(session) = entry.session.as_deref_mut()
+                        && (session.facts.target.as_ref()).is_some_and(|t| t.name == target.name)
+                    {
+                        session.request_close(&mut self.home);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes up a change; tells the owner as soon as it holds here.
+    fn pass_barrier(
+        &mut self,
+        (owner, barrier): (ReactorId, u64),
+        id: UnitId,
+        change: Change,
+        snapshot: Option<Arc<LogicalUnit>>,
+    ) {
+        let mut remaining = 0;
+        for entry in &mut self.sessions {
+            if let Some(session) = entry.session.as_deref_mut() {
+                remaining += session.pass_barrier(&mut self.home, id, change);
+            }
+        }
+        if let Some(unit) = self.home.units.get_mut(id) {
+            match (snapshot, change) {
+                (Some(snapshot), _) => unit.unit = snapshot,
+                (None, Change::SetStopped(stopped)) => {
+                    unit.unit = Arc::new(changed(&unit.unit, stopped));
+                }
+                _ => {}
+            }
+            if remaining > 0 {
+                unit.passing = Some(Passing {
+                    owner,
+                    barrier,
+                    remaining,
+                });
+                return;
+            }
+        }
+        let reached = Message::Reached { unit: id, barrier };
+        self.home.mail.send(owner, reached);
+    }
+}
+
+fn session_mut(sessions: &mut [Entry], key: SessionKey) -> Option<&mut Session> {
+    let entry = sessions.get_mut(key.index as usize)?;
+    let session = entry.session.as_deref_mut()?;
+    (session.key == key).then_some(session)
+}

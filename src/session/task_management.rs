@@ -1,0 +1,322 @@
+//! Task management functions (RFC 7143, sections 4.2.3, 11.5 and 11.6): what they abort is really over
+//! before they are answered, on every core.
+//!
+//! Data-out of an aborted task may still be on its way. It is not waited for (open-iscsi, with FastAbort,
+//! never sends it): it names its task by a transfer tag that nobody has any more, and is dropped.
+
+use super::Session;
+use super::error::Event;
+use super::home::Home;
+use super::owner::{Asker, Change, Message, NexusId, Ticket};
+use super::task::{State, Task};
+use super::transmit::Out;
+use super::{ReactorId, UnitId};
+use crate::pdu::bhs::TaskManagementRequestBhs;
+use crate::pdu::code::{
+    RejectReason, TaskManagementFunction as Function, TaskManagementResponse as Response,
+};
+use crate::scsi::UnitAttention;
+use crate::session::command::io_tag;
+use crate::units::SerialNumber;
+
+/// Functions of one session that may be in progress.
+pub(super) const FUNCTIONS: usize = 8;
+
+/// A function that waits for what it affects.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct InProgress {
+    generation: u32,
+    active: bool,
+    initiator_task_tag: u32,
+    numbered: bool,
+    /// Operations in flight and owners' answers that it waits for.
+    waiting: u32,
+    /// TARGET COLD RESET: the sessions of the target end after it.
+    cold: bool,
+}
+
+impl Session {
+    pub(super) fn handle_task_management(
+        &mut self,
+        home: &mut Home,
+        bhs: &TaskManagementRequestBhs,
+        immediate: bool,
+    ) {
+        home.count(Event::TaskManagement);
+        let Some(index) = self.functions.iter().position(|f| !f.active) else {
+            self.disown(home, immediate);
+            let reason = RejectReason::IMMEDIATE_COMMAND_REJECT;
+            return self.reject(home, reason, zerocopy::IntoBytes::as_bytes(bhs));
+        };
+        if !immediate {
+            self.spend_and_unpromise(home);
+        }
+        let function = Function(bhs.function & 0x7f);
+        let entry = &mut self.functions[index];
+        *entry = InProgress {
+            generation: entry.generation.wrapping_add(1),
+            active: true,
+            initiator_task_tag: bhs.initiator_task_tag.get(),
+            numbered: !immediate,
+            waiting: 1,
+            cold: function == Function::TARGET_COLD_RESET,
+        };
+        let index = u8::try_from(index).expect("there are eight");
+        match self.begin_function(home, index, function, bhs) {
+            Response::FUNCTION_COMPLETE => self.task_management_progress(1 << index, home),
+            response => {
+                self.functions[usize::from(index)].active = false;
+                self.say_function(home, bhs.initiator_task_tag.get(), response, !immediate);
+            }
+        }
+    }
+
+    fn begin_function(
+        &mut self,
+        home: &mut Home,
+        index: u8,
+        function: Function,
+        bhs: &TaskManagementRequestBhs,
+    ) -> Response {
+        let lun = self.luns.find(bhs.lun.get());
+        match function {
+            Function::ABORT_TASK => self.abort_task(home, index, bhs),
+            Function::ABORT_TASK_SET | Function::CLEAR_TASK_SET | Function::LOGICAL_UNIT_RESET => {
+                let Some(lun) = lun else {
+                    return Response::LUN_DOES_NOT_EXIST;
+                };
+                self.drop_parked(bhs.lun.get(), SerialNumber(bhs.cmd_sn.get()));
+                self.abort_lun(home, index, lun);
+                let me = NexusId {
+                    reactor: home.reactor,
+                    session: self.key,
+                };
+                match function {
+                    Function::CLEAR_TASK_SET => {
+                        self.ask(home, index, lun, Change::ClearTaskSet { by: me });
+                    }
+                    Function::LOGICAL_UNIT_RESET => self.ask(home, index, lun, Change::Reset),
+                    _ => {}
+                }
+                Response::FUNCTION_COMPLETE
+            }
+            Function::TARGET_WARM_RESET | Function::TARGET_COLD_RESET => {
+                for lun in self.luns.indices() {
+                    self.ask(home, index, lun, Change::Reset);
+                }
+                Response::FUNCTION_COMPLETE
+            }
+            Function::TASK_REASSIGN => Response::TASK_REASSIGN_NOT_SUPPORTED,
+            _ => Response::FUNCTION_NOT_SUPPORTED,
+        }
+    }
+
+    fn ask(&mut self, home: &mut Home, index: u8, lun: u16, change: Change) {
+        let Some(unit) = self.luns.unit(lun) else {
+            return;
+        };
+        let function = &mut self.functions[usize::from(index)];
+        function.waiting += 1;
+        let ticket = Ticket {
+            session: self.key,
+            asker: Asker::TaskManagement {
+                index,
+                generation: function.generation,
+            },
+        };
+        home.ask_owner(unit, ticket, change);
+    }
+
+    /// ABORT TASK (section 11.6.1, rules a to c).
+    fn abort_task(
+        &mut self,
+        home: &mut Home,
+        index: u8,
+        bhs: &TaskManagementRequestBhs,
+    ) -> Response {
+        let tag = bhs.referenced_task_tag.get();
+        if let Some(slot) = self.tasks.find(tag) {
+            let task = self.tasks.get(slot);
+            if task.lun != bhs.lun.get() {
+                return Response::TASK_DOES_NOT_EXIST;
+            }
+            self.abort_for(home, index, slot);
+            return Response::FUNCTION_COMPLETE;
+        }
+        let named = |f: &InProgress| f.active && f.initiator_task_tag == tag;
+        let own = usize::from(index);
+        let functions = self.functions.iter().enumerate();
+        if functions.filter(|(i, _)| *i != own).any(|(_, f)| named(f)) {
+            return Response::FUNCTION_REJECTED;
+        }
+        let (referenced, mine) = (
+            SerialNumber(bhs.ref_cmd_sn.get()),
+            SerialNumber(bhs.cmd_sn.get()),
+        );
+        let first = self.window.exp_cmd_sn();
+        let in_window = referenced.distance_from(first) < self.window.open();
+        if in_window && referenced.is_before(mine) {
+            self.plug(home, referenced);
+            return Response::FUNCTION_COMPLETE;
+        }
+        Response::TASK_DOES_NOT_EXIST
+    }
+
+    /// Aborts the tasks of this session on a LUN.
+    fn abort_lun(&mut self, home: &mut Home, index: u8, lun: u16) {
+        for slot in self.tasks.slots() {
+            let task = self.tasks.get(slot);
+            if task.state != State::Free && task.unit == Some(lun) {
+                self.abort_for(home, index, slot);
+            }
+        }
+    }
+
+    fn abort_for(&mut self, home: &mut Home, index: u8, slot: u16) {
+        if self.abort(home, slot) {
+            self.tasks.get_mut(slot).waiters |= 1 << index;
+            self.functions[usize::from(index)].waiting += 1;
+        }
+    }
+
+    /// Ends a task without an answer, unless its answer is on its way already. True: an operation of it is
+    /// still with the backend.
+    pub(super) fn abort(&mut self, home: &mut Home, slot: u16) -> bool {
+        let key = self.key;
+        let task = self.tasks.get_mut(slot);
+        if !task.is_running() {
+            return task.is_in_flight();
+        }
+        home.count(Event::TaskAborted);
+        let in_flight = task.is_in_flight();
+        let was_dormant = task.state == State::Dormant;
+        task.state = State::Aborted { in_flight };
+        task.out.forget();
+        task.data_in.left = 0;
+        let (unit, generation) = (task.unit, task.generation);
+        if in_flight {
+            if let Some(id) = unit.and_then(|u| self.luns.unit(u)) {
+                home.units.cancel(id, io_tag(key.index, slot, generation));
+            }
+            return true;
+        }
+        if was_dormant {
+            self.dormant.retain(|s| *s != slot);
+            self.luns.at(unit).dormant -= 1;
+            self.wake_dormant(home, unit);
+        }
+        self.leave(home, slot);
+        self.release_if_over(home, slot);
+        false
+    }
+
+    /// Does here what a barrier of `unit` asks for; how many operations it must wait for.
+    pub(super) fn pass_barrier(&mut self, home: &mut Home, id: UnitId, change: Change) -> u32 {
+        let Some(lun) = self.luns.of_unit(id) else {
+            return 0;
+        };
+        let mine = matches!(change, Change::ClearTaskSet { by }
+            if by.reactor == home.reactor && by.session == self.key);
+        if mine {
+            // Its own tasks were aborted when it asked; younger ones are not affected.
+            return 0;
+        }
+        let mut remaining = 0;
+        let mut aborted = false;
+        for slot in self.tasks.slots() {
+            let task = self.tasks.get(slot);
+            if task.state == State::Free || task.unit != Some(lun) {
+                continue;
+            }
+            if !matches!(change, Change::SetStopped(_)) {
+                aborted |= task.is_running();
+                self.abort(home, slot);
+            }
+            let task = self.tasks.get_mut(slot);
+            if task.is_in_flight() {
+                task.fenced = true;
+                remaining += 1;
+            }
+        }
+        let nexus = &mut self.luns.at(Some(lun)).nexus;
+        match change {
+            Change::Reset => {
+                nexus.prevent_removal(false);
+                nexus.raise(UnitAttention::LunReset);
+            }
+            Change::ClearTaskSet { .. } if aborted => {
+                nexus.raise(UnitAttention::CommandsClearedByAnotherInitiator);
+            }
+            Change::ClearTaskSet { .. } | Change::SetStopped(_) => {}
+        }
+        remaining
+    }
+
+    /// An owner has answered a function.
+    pub(super) fn function_answered(&mut self, home: &mut Home, index: u8, generation: u32) {
+        let function = self.functions[usize::from(index)];
+        if function.active && function.generation == generation {
+            self.task_management_progress(1 << index, home);
+        }
+    }
+
+    /// One thing less to wait for, for each function in `mask`.
+    pub(super) fn task_management_progress(&mut self, mask: u8, home: &mut Home) {
+        for index in 0..FUNCTIONS {
+            if mask & (1 << index) == 0 {
+                continue;
+            }
+            let function = &mut self.functions[index];
+            if !function.active {
+                continue;
+            }
+            function.waiting -= 1;
+            if function.waiting > 0 {
+                continue;
+            }
+            function.active = false;
+            let done = *function;
+            let response = Response::FUNCTION_COMPLETE;
+            self.say_function(home, done.initiator_task_tag, response, done.numbered);
+            if done.cold
+                && let Some(target) = &self.facts.target
+            {
+                for reactor in 0..home.reactors.max(1) {
+                    let target = target.clone();
+                    home.mail
+                        .send(ReactorId(reactor), Message::EndTarget { target });
+                }
+            }
+        }
+    }
+
+    fn say_function(&mut self, home: &mut Home, tag: u32, response: Response, numbered: bool) {
+        self.tx.say(Out::TaskManagement {
+            initiator_task_tag: tag,
+            response,
+            numbered,
+        });
+        self.make_ready(home);
+    }
+
+    /// Frees the slot of a task that is over, once nobody uses its memory.
+    pub(super) fn release_if_over(&mut self, home: &mut Home, slot: u16) {
+        let task = self.tasks.get(slot);
+        let over = matches!(
+            task.state,
+            State::Answered | State::Aborted { in_flight: false }
+        );
+        if !over || task.wire > 0 || task.queued {
+            return;
+        }
+        self.rx.forget_task(slot);
+        self.memory -= self.tasks.get(slot).memory();
+        let task: &mut Task = self.tasks.get_mut(slot);
+        task.data = None;
+        task.scratch = None;
+        task.command = None;
+        self.retire(home, slot);
+        self.tasks.remove(slot);
+        self.settle(home);
+    }
+}
