@@ -31,7 +31,7 @@ pub const INITIATOR: &str = "iqn.1994-05.com.example:host";
 pub const TARGET: &str = "iqn.2001-04.com.example:disk";
 pub const TAG: u16 = 1;
 /// Blocks of a test's disk.
-pub const BLOCKS: u64 = 16 * 1024;
+pub const BLOCKS: u64 = 8 * 1024;
 /// Bytes of a block.
 pub const BLOCK: usize = 512;
 
@@ -99,7 +99,10 @@ struct Session {
 #[derive(Debug)]
 pub struct Link {
     pub initiator: Initiator,
+    /// What happened, but for NOP-Ins that nobody asked for.
     pub events: VecDeque<Event>,
+    /// Those NOP-Ins.
+    pub pings: usize,
     /// Why the initiator gave up.
     pub error: Option<initiator::Error>,
     /// Why the target closed.
@@ -166,6 +169,19 @@ impl Default for Setup {
 
 pub fn portal() -> SocketAddr {
     "127.0.0.1:3260".parse().unwrap()
+}
+
+/// How many of `len` bytes move now.
+fn cut(segments: Segments, random: &mut Random, len: usize) -> usize {
+    match segments {
+        Segments::Whole => len,
+        Segments::Of(most) => len.min(most),
+        Segments::Random if len == 0 => 0,
+        Segments::Random => {
+            let most = if random.chance(2) { 100 } else { 100_000 };
+            len.min(1 + random.index(most))
+        }
+    }
 }
 
 fn unit(disk: &Disk, number: u16) -> Arc<LogicalUnit> {
@@ -257,6 +273,7 @@ impl Pair {
         self.links.push(Link {
             initiator: Initiator::new(config),
             events: VecDeque::new(),
+            pings: 0,
             error: None,
             closed: None,
             side: Side::Login(Box::new(Login::new(
@@ -284,13 +301,14 @@ impl Pair {
             self.links[link].error,
             self.links[link].closed
         );
+        assert_eq!(self.links[link].pings, 0, "nothing is to be said after a login");
         link
     }
 
     /// A normal session with this initiator's own defaults; each call another initiator port.
     pub fn session(&mut self) -> usize {
         let mut config = Config::normal(INITIATOR, TARGET);
-        config.isid[5] = u8::try_from(self.links.len()).unwrap();
+        config.isid[5] = 0x80 + u8::try_from(self.links.len()).unwrap();
         self.login(config)
     }
 
@@ -389,15 +407,7 @@ impl Pair {
     }
 
     fn segment(&mut self, len: usize) -> usize {
-        match self.segments {
-            Segments::Whole => len,
-            Segments::Of(most) => len.min(most),
-            Segments::Random if len == 0 => 0,
-            Segments::Random => {
-                let most = if self.random.chance(2) { 100 } else { 100_000 };
-                len.min(1 + self.random.index(most))
-            }
-        }
+        cut(self.segments, &mut self.random, len)
     }
 
     /// Bytes to and from the initiator.
@@ -413,8 +423,11 @@ impl Pair {
             }
         }
         while let Some(event) = link.initiator.poll_event() {
-            link.events.push_back(event);
             moved = true;
+            match event {
+                Event::Pinged { .. } => link.pings += 1,
+                event => link.events.push_back(event),
+            }
         }
         let unsent = link.initiator.poll_transmit();
         let len = unsent.len();
@@ -582,15 +595,20 @@ impl Pair {
         if !self.links[index].ready || self.links[index].deaf {
             return false;
         }
-        let mut pieces = [const { IoSlice::new(&[]) }; 16];
+        let mut pieces = [IoSlice::new(&[]); 16];
         let count = self.shards[seat.shard].gather(seat.key, &mut pieces);
-        let bytes: Vec<u8> = pieces[..count].iter().flat_map(|p| p.iter().copied()).collect();
-        if bytes.is_empty() {
+        let total = pieces[..count].iter().map(|piece| piece.len()).sum();
+        if total == 0 {
             self.links[index].ready = false;
             return false;
         }
-        let len = self.segment(bytes.len());
-        self.links[index].to_initiator.extend(&bytes[..len]);
+        let len = cut(self.segments, &mut self.random, total);
+        let mut rest = len;
+        for piece in &pieces[..count] {
+            let part = piece.len().min(rest);
+            self.links[index].to_initiator.extend(&piece[..part]);
+            rest -= part;
+        }
         self.shards[seat.shard].transmitted(seat.key, len);
         true
     }
@@ -657,15 +675,17 @@ impl Pair {
     /// The end of the command with this tag, which has come.
     #[track_caller]
     pub fn done(&mut self, link: usize, tag: u32) -> CommandDone {
-        let events = &mut self.links[link].events;
+        let Link {
+            events,
+            error,
+            closed,
+            ..
+        } = &mut self.links[link];
         let place = events.iter().position(
             |event| matches!(event, Event::Command(done) if done.initiator_task_tag == tag),
         );
         let Some(place) = place else {
-            panic!(
-                "no end of {tag:#x}: {:?} {:?} {:?}",
-                events, self.links[link].error, self.links[link].closed
-            );
+            panic!("no end of {tag:#x}: {error:?} {closed:?} {events:?}");
         };
         match events.remove(place) {
             Some(Event::Command(done)) => done,

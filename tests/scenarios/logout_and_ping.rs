@@ -109,7 +109,7 @@ fn a_logout_waits_for_no_command_and_leaves_none_behind() {
     pair.run();
     pair.disk().release(10);
     pair.run();
-    assert!(matches!(pair.event(link), Some(Event::LoggedOut { .. })), "{:?}", pair.links[link]);
+    assert!(matches!(pair.event(link), Some(Event::LoggedOut { .. })));
     pair.assert_closed(link, Closed::Requested);
     assert_eq!(pair.disk().in_flight(), 0);
     assert_eq!(pair.open_sessions(), 0);

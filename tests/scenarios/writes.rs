@@ -347,7 +347,7 @@ fn a_backend_that_is_full_is_tried_again() {
 #[test]
 fn little_memory_slows_writes_and_reads_down_but_ends_none() {
     let mut pair = Pair::with(Setup {
-        pool_bytes: 4 << 20,
+        pool_bytes: 3 << 20,
         segments: Segments::Random,
         ..Setup::default()
     });
@@ -357,9 +357,9 @@ fn little_memory_slows_writes_and_reads_down_but_ends_none() {
     for n in 0..24u32 {
         for (place, &link) in (0u32..).zip(&links) {
             if pair.links[link].initiator.room() > 0 {
-                let lba = (n * 2 + place) * 256;
-                let data = vec![u8::try_from(n * 2 + place + 1).unwrap(); 256 * BLOCK];
-                tags.push((link, lba, pair.submit(link, cdb::write_10(lba, 256), Payload::Write(data))));
+                let lba = (n * 2 + place) * 128;
+                let data = vec![u8::try_from(n * 2 + place + 1).unwrap(); 128 * BLOCK];
+                tags.push((link, lba, pair.submit(link, cdb::write_10(lba, 128), Payload::Write(data))));
             } else {
                 pair.run();
             }
@@ -369,8 +369,8 @@ fn little_memory_slows_writes_and_reads_down_but_ends_none() {
     for (link, lba, tag) in tags {
         let done = pair.done(link, tag);
         assert!(done.is_good(), "{lba}: {done:?}");
-        let data = pair.read(link, lba, 256);
-        assert!(data.iter().all(|&byte| u32::from(byte) == lba / 256 + 1));
+        let data = pair.read(link, lba, 128);
+        assert!(data.iter().all(|&byte| u32::from(byte) == lba / 128 + 1));
     }
     pair.assert_well(links[0]);
     pair.assert_well(links[1]);
