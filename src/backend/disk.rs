@@ -229,3 +229,33 @@ pub(super) fn after_stable(error: &io::Error) -> AfterStable {
         _ => AfterStable::Poison,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Blocks;
+
+    #[test]
+    fn an_error_names_the_block_it_happened_in() {
+        let extent = Extent::new(Lba(100), Blocks(8), Blocks(1000)).expect("in range");
+        let size = BlockSize::B512;
+        let at = |number, done| {
+            let error = io::Error::from_raw_os_error(number);
+            meaning(&error, extent, size, done)
+        };
+        assert_eq!(at(libc::EIO, 0), BlockError::Medium { at: Lba(100) });
+        assert_eq!(at(libc::EIO, 1023), BlockError::Medium { at: Lba(101) });
+        assert_eq!(at(libc::EIO, 4096), BlockError::Medium { at: Lba(107) });
+        assert_eq!(at(libc::ENOSPC, 0), BlockError::NoSpace);
+        assert_eq!(at(libc::EDQUOT, 0), BlockError::NoSpace);
+        assert_eq!(at(libc::ENODEV, 0), BlockError::Gone);
+    }
+
+    #[test]
+    fn a_failed_stable_write_is_trusted_no_further_than_its_error_allows() {
+        let next = |number| after_stable(&io::Error::from_raw_os_error(number));
+        assert_eq!(next(libc::EOPNOTSUPP), AfterStable::WriteAndSync);
+        assert_eq!(next(libc::ENOSPC), AfterStable::Probe);
+        assert_eq!(next(libc::EIO), AfterStable::Poison);
+    }
+}

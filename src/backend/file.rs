@@ -91,6 +91,8 @@ pub(super) fn at_once(disk: &Disk, io: BlockIo, buffer: Option<&mut Buffer>) -> 
     }
     let memory = buffer.map_or(&mut [][..], Buffer::as_mut_slice);
     let (extent, got) = match io {
+        // Without the page cache there is no place to fetch it to.
+        BlockIo::Prefetch(_) if disk.direct => return AtOnce::Done(Ok(())),
         _ if disk.in_memory => return AtOnce::Done(disk.run(io, memory)),
         BlockIo::Read(extent) => (extent, disk.read_nowait(extent, memory)),
         BlockIo::Write { extent, fua } if !disk.stable(fua) => {

@@ -18,7 +18,7 @@ pub struct RamMedium {
 }
 
 impl RamMedium {
-    /// `bytes` of zeroes, in memory that is only taken when written; the notes say what kind of pages.
+    /// `bytes` of zeroes, in memory that is only taken when it is written.
     ///
     /// # Errors
     /// When there is no memory.

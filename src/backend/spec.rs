@@ -208,6 +208,12 @@ fn open_ram(spec: &BackendSpec) -> Result<Opened, Complaint> {
         )
     })?;
     check_size(bytes, spec.block_size)?;
+    if let Some(available) = available_memory().filter(|&available| available < bytes) {
+        return Err(complain(
+            format!("{bytes} bytes are more than the {available} bytes of memory there are"),
+            "use a smaller size",
+        ));
+    }
     let name = spec.path.to_string_lossy();
     let medium = RamMedium::new(&name, spec.block_size, bytes, spec.read_only).map_err(|e| {
         complain(
@@ -219,6 +225,14 @@ fn open_ram(spec: &BackendSpec) -> Result<Opened, Complaint> {
         medium: Arc::new(medium),
         notes: Vec::new(),
     })
+}
+
+/// Memory that can be had, in bytes. Taking more would end with the process being killed.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 fn open_disk(spec: &BackendSpec) -> Result<Opened, Complaint> {
@@ -527,6 +541,8 @@ mod tests {
         assert_eq!(null.geometry().capacity, Blocks(NULL_SIZE / 512));
         assert_eq!(null.describe(), "null:a name");
         let mut ram = spec(BackendKind::Ram, name);
+        ram.size = Some(1 << 60);
+        assert!(refused(&ram).contains("bytes of memory there are"));
         ram.size = Some(1 << 20);
         ram.block_size = BlockSize::B4096;
         let ram = open(&ram).expect("a megabyte").medium;

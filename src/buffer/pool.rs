@@ -72,6 +72,7 @@ impl Pool {
     pub fn new(config: PoolConfig) -> io::Result<(Self, PoolReport)> {
         let options = MapOptions {
             hugepages: config.hugepages,
+            reserved: true,
             numa_node: config.numa_node,
             touch: true,
         };

@@ -21,7 +21,11 @@ pub struct Side {
 impl Default for Side {
     fn default() -> Self {
         let latency = Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("bounds are in order");
-        Self { commands: 0, bytes: 0, latency }
+        Self {
+            commands: 0,
+            bytes: 0,
+            latency,
+        }
     }
 }
 
@@ -55,7 +59,9 @@ impl Side {
     pub fn add(&mut self, other: &Self) {
         self.commands += other.commands;
         self.bytes += other.bytes;
-        self.latency.add(&other.latency).expect("all sides have the same bounds");
+        self.latency
+            .add(&other.latency)
+            .expect("all sides have the same bounds");
     }
 
     /// Its latencies; all 0 when there was no command.
@@ -63,7 +69,11 @@ impl Side {
     pub fn percentiles(&self) -> Percentiles {
         Percentiles {
             mean: self.latency.mean(),
-            min: if self.commands == 0 { 0 } else { self.latency.min() },
+            min: if self.commands == 0 {
+                0
+            } else {
+                self.latency.min()
+            },
             p50: self.latency.value_at_quantile(0.5),
             p99: self.latency.value_at_quantile(0.99),
             p999: self.latency.value_at_quantile(0.999),

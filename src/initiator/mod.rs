@@ -18,10 +18,12 @@ pub mod event;
 pub mod latency;
 mod login;
 pub mod pattern;
+pub mod plan;
 mod receive;
 mod socket;
 mod task;
 pub mod url;
+mod worker;
 
 use crate::pdu::frame::{Frame, Framing};
 use crate::units::SerialNumber;

@@ -48,7 +48,11 @@ pub fn first_difference(buffer: &[u8], at: u64, seed: u64) -> Option<usize> {
         .position(|(word, expected)| word != expected)?;
     let start = differs * 8;
     let expected = words(at + start as u64, seed).next()?;
-    let within = buffer.get(start..)?.iter().zip(expected).position(|(a, b)| *a != b)?;
+    let within = buffer
+        .get(start..)?
+        .iter()
+        .zip(expected)
+        .position(|(a, b)| *a != b)?;
     Some(start + within)
 }
 
@@ -67,7 +71,9 @@ impl Slots {
     #[must_use]
     pub fn new(count: u64) -> Self {
         let words = usize::try_from(count.div_ceil(64)).unwrap_or(usize::MAX);
-        Self { bits: vec![0; words] }
+        Self {
+            bits: vec![0; words],
+        }
     }
 
     /// Puts `slot` into the set.
@@ -80,7 +86,9 @@ impl Slots {
     /// Whether `slot` is in the set.
     #[must_use]
     pub fn contains(&self, slot: u64) -> bool {
-        self.bits.get(Self::word(slot)).is_some_and(|word| word >> (slot % 64) & 1 != 0)
+        self.bits
+            .get(Self::word(slot))
+            .is_some_and(|word| word >> (slot % 64) & 1 != 0)
     }
 
     /// The first slot of the set that is not below `slot`.

@@ -183,11 +183,13 @@ impl Engine {
         else {
             return self.unexplained(pdu, data);
         };
-        if strict && (bhs.response, bhs.status) == (0, 0) && bhs.exp_data_sn.get() != task.next_sn {
-            return Err(wrong(
-                OPCODE,
-                "ExpDataSN is not the number of Data-In and R2T PDUs",
-            ));
+        // Data-In PDUs only (section 11.4.8); RFC 3720 counted R2Ts too, and some targets still do.
+        let counted = match task.payload {
+            Payload::Write(_) if bhs.exp_data_sn.get() == 0 => 0,
+            _ => task.next_sn,
+        };
+        if strict && (bhs.response, bhs.status) == (0, 0) && bhs.exp_data_sn.get() != counted {
+            return Err(wrong(OPCODE, "ExpDataSN is not the number of Data-In PDUs"));
         }
         let sense = match data {
             [] => Vec::new(),

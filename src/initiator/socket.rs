@@ -63,7 +63,9 @@ impl Link {
         let stream = connect().map_err(|error| LinkError::Connect { address, error })?;
         let initiator = Initiator::new(config);
         let mut link = Self { initiator, stream };
-        link.wait("the login", " during login", |event| matches!(event, Event::LoggedIn).then_some(()))?;
+        link.wait("the login", " during login", |event| {
+            matches!(event, Event::LoggedIn).then_some(())
+        })?;
         Ok(link)
     }
 
@@ -147,9 +149,9 @@ impl Link {
         }
         self.wait(what, "", |event| match event {
             Event::Command(done) => Some(Ok(done)),
-            Event::Rejected { reason, .. } => {
-                Some(Err(LinkError::Unexpected(format!("{what} was rejected: {reason}"))))
-            }
+            Event::Rejected { reason, .. } => Some(Err(LinkError::Unexpected(format!(
+                "{what} was rejected: {reason}"
+            )))),
             _ => None,
         })?
     }
@@ -164,7 +166,9 @@ impl Link {
             }
             last = describe(&done);
         }
-        Err(LinkError::Unexpected(format!("the logical unit is not ready: {last}")))
+        Err(LinkError::Unexpected(format!(
+            "the logical unit is not ready: {last}"
+        )))
     }
 
     /// Asks for the number of logical blocks and the bytes in each (SBC-4, sections 5.20 and 5.21).
@@ -184,17 +188,29 @@ impl Link {
         let done = self.execute("READ CAPACITY(10)", lun, cdb, Payload::Read(vec![0; 8]))?;
         match (done.response, done.status, done.received, &done.payload) {
             (0, 0, 8, Payload::Read(data)) => {
-                let word = |at: usize| data.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
+                let word = |at: usize| {
+                    data.get(at..at + 4)?
+                        .try_into()
+                        .ok()
+                        .map(u32::from_be_bytes)
+                };
                 let (last, size) = (word(0).unwrap_or(0), word(4).unwrap_or(0));
                 Ok((u64::from(last) + 1, size))
             }
-            _ => Err(LinkError::Unexpected(format!("READ CAPACITY failed: {}", describe(&done)))),
+            _ => Err(LinkError::Unexpected(format!(
+                "READ CAPACITY failed: {}",
+                describe(&done)
+            ))),
         }
     }
 
     /// Ends the session. Errors do not matter any more.
     pub(super) fn close(&mut self) {
-        if self.initiator.logout(crate::pdu::code::LogoutReason::CLOSE_SESSION).is_some() {
+        if self
+            .initiator
+            .logout(crate::pdu::code::LogoutReason::CLOSE_SESSION)
+            .is_some()
+        {
             let _ = self.wait("the logout", "", |event| {
                 matches!(event, Event::LoggedOut { .. }).then_some(())
             });
@@ -219,7 +235,23 @@ pub(super) fn describe(done: &CommandDone) -> String {
     let mut text = format!("{status} ({:#04x})", done.status);
     // Fixed format has the codes at 12, descriptor format at 2 (SPC-5, section 4.4).
     let codes = match done.sense.as_slice() {
-        [0x70 | 0x71, _, key, _, _, _, _, _, _, _, _, _, asc, ascq, ..] => Some((key, asc, ascq)),
+        [
+            0x70 | 0x71,
+            _,
+            key,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            asc,
+            ascq,
+            ..,
+        ] => Some((key, asc, ascq)),
         [0x72 | 0x73, key, asc, ascq, ..] => Some((key, asc, ascq)),
         _ => None,
     };

@@ -37,15 +37,26 @@ impl LunUrl {
 
 impl fmt::Display for LunUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
-        let Self { host, port, target, lun } = self;
+        let (open, close) = if self.host.contains(':') {
+            ("[", "]")
+        } else {
+            ("", "")
+        };
+        let Self {
+            host,
+            port,
+            target,
+            lun,
+        } = self;
         write!(f, "iscsi://{open}{host}{close}:{port}/{target}/{lun}")
     }
 }
 
 /// Why text is not such a URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what}; the form is iscsi://HOST[:PORT]/TARGET-NAME[/LUN], for example iscsi://127.0.0.1:3260/iqn.2024-01.com.example:disk/0")]
+#[error(
+    "{what}; the form is iscsi://HOST[:PORT]/TARGET-NAME[/LUN], for example iscsi://127.0.0.1:3260/iqn.2024-01.com.example:disk/0"
+)]
 pub struct UrlError {
     what: String,
 }
@@ -61,7 +72,9 @@ impl FromStr for LunUrl {
         let mut parts = rest.trim_end_matches('/').splitn(3, '/');
         let (portal, target) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
         if portal.contains('@') {
-            return Err(wrong("a user name and password are not supported".to_owned()));
+            return Err(wrong(
+                "a user name and password are not supported".to_owned(),
+            ));
         }
         let (host, port) = split_portal(portal).map_err(wrong)?;
         if target.is_empty() {
@@ -75,7 +88,12 @@ impl FromStr for LunUrl {
                 .filter(|&lun| lun <= HIGHEST_LUN)
                 .ok_or_else(|| wrong(format!("'{lun}' is not a LUN (0 to {HIGHEST_LUN})")))?,
         };
-        Ok(Self { host: host.to_owned(), port, target: target.to_owned(), lun })
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            target: target.to_owned(),
+            lun,
+        })
     }
 }
 
@@ -112,7 +130,9 @@ mod tests {
 
     #[test]
     fn a_url_has_its_parts_and_its_defaults() {
-        let url: LunUrl = "iscsi://h:3261/iqn.2024-01.com.example:a/7".parse().unwrap();
+        let url: LunUrl = "iscsi://h:3261/iqn.2024-01.com.example:a/7"
+            .parse()
+            .unwrap();
         assert_eq!((url.host.as_str(), url.port, url.lun), ("h", 3261, 7));
         assert_eq!(url.target, "iqn.2024-01.com.example:a");
         let url: LunUrl = "iscsi://[::1]/iqn.x/".parse().unwrap();

@@ -98,7 +98,7 @@ pub struct ScsiResponseBhs {
     pub exp_cmd_sn: U32,
     /// MaxCmdSN.
     pub max_cmd_sn: U32,
-    /// Data-In and R2T PDUs that were sent for the task.
+    /// Data-In PDUs that were sent for the task (section 11.4.8); 0 for a write.
     pub exp_data_sn: U32,
     /// Bytes; 0 unless bidirectional.
     pub bidirectional_read_residual_count: U32,

@@ -103,7 +103,7 @@ pub fn start(cdb: &Cdb, bounds: Bounds, cx: &mut Context<'_>) -> Command {
     }
 }
 
-/// The checks, in the order that SAM-5 (sections 5.14 and 4.6) and SPC-4 (section 4.3) give them: is there a
+/// The checks, in this order: is there a
 /// logical unit, has it news, does it know the command, are the bits right, may its medium be accessed.
 fn plan(cdb: &Cdb, bounds: Bounds, cx: &mut Context<'_>) -> Result<Plan, Sense> {
     let row = opcodes::find(cdb);
@@ -170,5 +170,216 @@ impl Command {
     #[must_use]
     pub fn moves_data_out(&self) -> bool {
         self.plan.data_out != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::backend::BlockIo;
+    use crate::scsi::UnitAttention;
+    use crate::scsi::opcodes::OPCODES;
+    use crate::scsi::testing::{Rig, cdb};
+
+    /// A CDB of some row, with its reserved bits mostly clear, or of nothing at all.
+    fn any_cdb() -> impl Strategy<Value = Cdb> {
+        let likely = (0..OPCODES.len(), any::<Cdb>(), 0..8u8, 0..12u64).prop_map(
+            |(row, mut cdb, small, dirty)| {
+                let row = &OPCODES[row];
+                for (byte, used) in cdb.iter_mut().zip(row.usage) {
+                    *byte &= if dirty == 0 { 0xff } else { *used };
+                }
+                cdb[0] = row.code;
+                if let Some(action) = row.action {
+                    cdb[1] = action;
+                }
+                // Mostly addresses and lengths that a medium of 1024 blocks can have.
+                if small > 0 {
+                    let high = match row.usage.len() {
+                        6 => &mut cdb[1..2],
+                        10 => &mut cdb[2..4],
+                        12 => &mut cdb[2..4],
+                        _ => &mut cdb[2..8],
+                    };
+                    high.fill(0);
+                    let (at, mask) = match row.usage.len() {
+                        6 => (2, 0x03),
+                        10 | 12 => (4, 0x03),
+                        _ => (8, 0x03),
+                    };
+                    cdb[at] &= mask;
+                    match row.usage.len() {
+                        10 => cdb[7] &= 0x03,
+                        12 => (cdb[6], cdb[7], cdb[8]) = (0, 0, cdb[8] & 0x03),
+                        16 => (cdb[10], cdb[11], cdb[12]) = (0, 0, cdb[12] & 0x03),
+                        _ => {}
+                    }
+                }
+                cdb
+            },
+        );
+        prop_oneof![9 => likely, 1 => any::<Cdb>()]
+    }
+
+    /// The blocks that a reading or writing CDB names, decoded independently of the code under test.
+    fn named(cdb: &Cdb) -> (u64, u64) {
+        let number = |bytes: &[u8]| bytes.iter().fold(0u64, |n, b| n << 8 | u64::from(*b));
+        match cdb[0] >> 5 {
+            0 => {
+                let count = if cdb[4] == 0 { 256 } else { cdb[4].into() };
+                (number(&cdb[1..4]) & 0x1f_ffff, count)
+            }
+            1 => (number(&cdb[2..6]), number(&cdb[7..9])),
+            5 => (number(&cdb[2..6]), number(&cdb[6..10])),
+            _ => (number(&cdb[2..10]), number(&cdb[10..14])),
+        }
+    }
+
+    proptest! {
+        /// Any CDB, bounds and buffers: an answer, no panic, and no block touched but the command's own.
+        #[test]
+        fn any_cdb_stays_inside_its_own_blocks(
+            cdb in any_cdb(),
+            room in prop_oneof![Just(u32::MAX), 0..5000u32, 0..600_000u32],
+            promised in prop_oneof![0..5000u32, 0..600_000u32],
+            portion in 1..70_000u32,
+            scratch in 1..70_000u32,
+            present in any::<bool>(),
+        ) {
+            let mut rig = Rig::new();
+            (rig.portion, rig.scratch) = (portion, scratch);
+            if !present {
+                rig.unit = rig.unit.filter(|_| cdb[1] & 0x80 == 0);
+            }
+            let before = rig.medium.clone();
+            let data_out = vec![0xee; promised as usize];
+            let bounds = Bounds { data_in: room, data_out: promised };
+            let done = rig.run_with(&cdb, bounds, &data_out);
+            let (lba, count) = named(&cdb);
+            for io in &done.ios {
+                match io {
+                    BlockIo::Read(e) | BlockIo::Write { extent: e, .. } => {
+                        prop_assert!(e.start().0 >= lba && e.end().0 <= lba + count && !e.is_empty());
+                    }
+                    BlockIo::Prefetch(e) => prop_assert!(e.start().0 >= lba && e.end().0 <= 1024),
+                    BlockIo::Flush => {}
+                }
+            }
+            prop_assert!(done.data_in.len() as u64 <= done.asked_in.min(room.into()));
+            prop_assert!(done.taken_out as u64 <= done.asked_out.min(promised.into()));
+            if done.status == Status::Good {
+                prop_assert_eq!(done.data_in.len() as u64, done.asked_in.min(room.into()));
+            }
+            let writes = matches!(cdb[0], 0x0a | 0x2a | 0x2e | 0x8a | 0x8e | 0xaa | 0xae);
+            let written = if writes && done.status == Status::Good {
+                let from = usize::try_from(lba).unwrap() * 512;
+                from..from + usize::try_from(count * 512).unwrap().min(promised as usize / 512 * 512)
+            } else {
+                0..0
+            };
+            prop_assert!(rig.medium[written.clone()].iter().all(|b| *b == 0xee));
+            prop_assert!(rig.medium[..written.start] == before[..written.start]);
+            prop_assert!(rig.medium[written.end..] == before[written.end..]);
+        }
+
+        /// Parameter data does not depend on how it is cut.
+        #[test]
+        fn portions_make_the_same_whole(cdb in any_cdb(), portion in 1..300u32) {
+            prop_assume!(matches!(cdb[0], 0x03 | 0x12 | 0x1a | 0x5a | 0x25 | 0x9e | 0xa0 | 0xa3));
+            let whole = Rig::new().run(&cdb);
+            let mut rig = Rig::new();
+            rig.portion = portion;
+            let parts = rig.run(&cdb);
+            prop_assert_eq!(parts.status, whole.status);
+            prop_assert_eq!(parts.data_in, whole.data_in);
+        }
+    }
+
+    #[test]
+    fn a_unit_attention_is_reported_once_by_the_next_command() {
+        for code in [0x00, 0x28, 0x2a, 0x25, 0x1a, 0x1b, 0x35, 0xff] {
+            let mut rig = Rig::new();
+            rig.nexus.raise(UnitAttention::PowerOn);
+            let done = rig.run(&cdb(&[code]));
+            assert_eq!(done.sense(), UnitAttention::PowerOn.sense(), "{code:02x}");
+            assert!(done.ios.is_empty());
+            assert!(!rig.nexus.is_pending());
+        }
+    }
+
+    #[test]
+    fn three_commands_are_answered_with_a_unit_attention_pending() {
+        let mut rig = Rig::new();
+        rig.nexus.raise(UnitAttention::LunReset);
+        assert_eq!(rig.run(&cdb(&[0x12, 0, 0, 0, 36])).status, Status::Good);
+        assert_eq!(
+            rig.run(&cdb(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 16])).status,
+            Status::Good
+        );
+        assert!(rig.nexus.is_pending());
+        assert_eq!(rig.run(&cdb(&[0x03, 0, 0, 0, 18])).status, Status::Good);
+        assert!(!rig.nexus.is_pending());
+    }
+
+    #[test]
+    fn without_a_logical_unit_only_three_commands_are_answered() {
+        let mut rig = Rig::new();
+        rig.unit = None;
+        for code in 0..=255 {
+            let done = rig.run(&cdb(&[code]));
+            match code {
+                0x03 | 0x12 | 0xa0 => assert_eq!(done.status, Status::Good),
+                _ => assert_eq!(done.sense(), Sense::LUN_NOT_SUPPORTED, "{code:02x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_operation_code_outside_the_table_is_invalid() {
+        for code in 0..=255 {
+            if crate::scsi::opcodes::rows(code).is_empty() {
+                assert_eq!(Rig::new().run(&cdb(&[code])).sense(), Sense::INVALID_OPCODE);
+            }
+        }
+        let unknown_action = Rig::new().run(&cdb(&[0x9e, 0x11]));
+        assert_eq!(unknown_action.sense(), Sense::INVALID_FIELD_IN_CDB.at(1, 4));
+    }
+
+    #[test]
+    fn a_refused_command_asks_for_nothing() {
+        let done = Rig::new().write(&cdb(&[0x2a, 0xff, 0, 0, 0, 0, 0, 0, 9, 0]), &[0; 512]);
+        assert_eq!((done.asked_out, done.taken_out), (0, 0));
+        assert_eq!(done.sense(), Sense::INVALID_FIELD_IN_CDB.at(1, 7));
+    }
+
+    #[test]
+    fn a_caller_that_breaks_the_contract_gets_an_error_and_no_panic() {
+        let rig = Rig::new();
+        let bounds = Bounds {
+            data_in: 512,
+            data_out: 512,
+        };
+        for request in [
+            cdb(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1]),
+            cdb(&[0x2f, 2, 0, 0, 0, 0, 0, 0, 1]),
+            cdb(&[0x12, 0, 0, 0, 36]),
+        ] {
+            let mut nexus = rig.nexus;
+            let mut cx = Context {
+                unit: rig.unit.as_ref(),
+                nexus: &mut nexus,
+                luns: &rig.luns,
+                port: crate::scsi::Port {
+                    target_name: "iqn",
+                    portal_group_tag: 1,
+                },
+            };
+            let mut command = start(&request, bounds, &mut cx);
+            command.resume(Outcome::Begin, Memory::default(), &mut cx);
+            let step = command.resume(Outcome::OwnerDone, Memory::default(), &mut cx);
+            assert_eq!(step, Step::BROKEN);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Logical unit numbers on the wire (SAM-5, section 4.7).
+//! Logical unit numbers on the wire (SAM-5, "Logical unit number").
 
 /// The LUN's eight bytes as a number, if they are a single-level LUN: peripheral device addressing
 /// (00b, bus 0, up to 255) or flat space addressing (01b, up to 16383). Anything else names no logical unit.

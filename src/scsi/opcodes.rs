@@ -110,9 +110,9 @@ const fn action(action: u8, row: Row) -> Row {
 
 const ALL: u8 = 0xff;
 const NONE: u8 = 0x00;
-/// GROUP NUMBER groups commands for statistics that nobody keeps here: any is right (SBC-3, section 4.22).
+/// GROUP NUMBER groups commands for statistics that nobody keeps here: any is right (SBC-3, "Grouping function").
 const GROUP: u8 = 0x1f;
-/// CONTROL: no NACA, nothing vendor specific (SAM-5, section 5.2).
+/// CONTROL: no NACA, nothing vendor specific (SAM-5).
 const CTRL: u8 = 0x00;
 /// SERVICE ACTION.
 const ACT: u8 = 0x1f;

@@ -105,7 +105,7 @@ pub(super) struct Parameter {
 }
 
 impl Parameter {
-    /// Sends what `writer` writes, at most `allocation_length` bytes (SPC-4, section 4.2.5.6) and what
+    /// Sends what `writer` writes, at most `allocation_length` bytes (SPC-4, "Allocation length") and what
     /// `bounds` allows.
     pub(super) fn plan(
         cdb: &Cdb,

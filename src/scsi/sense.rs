@@ -1,4 +1,4 @@
-//! Sense data: every CHECK CONDITION by name (SPC-4, section 4.5).
+//! Sense data: every CHECK CONDITION by name (SPC-4, "Sense data").
 
 use crate::backend::BlockError;
 
@@ -37,7 +37,7 @@ pub struct Sense {
     information: Option<u64>,
 }
 
-/// A place in the CDB, for the field pointer (SPC-4, section 4.5.2.4.2).
+/// A place in the CDB, for the field pointer (SPC-4, "Field pointer").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Field {
     byte: u8,
@@ -88,7 +88,7 @@ impl Sense {
     pub const UNEXPECTED_UNSOLICITED_DATA: Self = Self::new(key::ABORTED_COMMAND, 0x0c, 0x0c);
     /// Data-out failed its digest (PROTOCOL SERVICE CRC ERROR).
     pub const CRC_ERROR: Self = Self::new(key::ABORTED_COMMAND, 0x47, 0x05);
-    /// Data-out arrived out of order or is missing (SCSI PARITY ERROR's kin: DATA PHASE ERROR).
+    /// Data-out arrived out of order or is missing (DATA PHASE ERROR).
     pub const DATA_PHASE_ERROR: Self = Self::new(key::ABORTED_COMMAND, 0x4b, 0x00);
 
     /// Sense key, additional sense code and qualifier.
@@ -191,7 +191,7 @@ impl Sense {
         len
     }
 
-    /// SPC-4, section 4.5.3. INFORMATION has four bytes here: a greater value is not valid and left out.
+    /// Fixed format. INFORMATION has four bytes here: a greater value is not valid and left out.
     fn write_fixed(&self, out: &mut [u8; LONGEST]) -> usize {
         out[0] = 0x70;
         if let Some(information) = self.information.and_then(|i| u32::try_from(i).ok()) {
@@ -208,7 +208,7 @@ impl Sense {
         18
     }
 
-    /// SPC-4, section 4.5.2.
+    /// Descriptor format: the header, then INFORMATION and the field pointer where there are.
     fn write_descriptor(&self, out: &mut [u8; LONGEST]) -> usize {
         out[..4].copy_from_slice(&[0x72, self.key, self.asc, self.ascq]);
         let mut len = 8;

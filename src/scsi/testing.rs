@@ -49,6 +49,14 @@ pub(super) struct Done {
     pub(super) ios: Vec<BlockIo>,
 }
 
+/// A command on its way.
+struct Run<'a> {
+    data: Vec<u8>,
+    scratch: Vec<u8>,
+    to_come: &'a [u8],
+    done: Done,
+}
+
 impl Done {
     pub(super) fn sense(&self) -> Sense {
         match self.status {
@@ -115,14 +123,18 @@ impl Rig {
     /// Runs a command to its end. `data_out` is at least as long as the bound says.
     pub(super) fn run_with(&mut self, cdb: &Cdb, bounds: Bounds, data_out: &[u8]) -> Done {
         assert!(data_out.len() >= bounds.data_out as usize);
-        let (mut data, mut scratch) = (Vec::new(), Vec::new());
-        let mut done = Done {
-            status: Status::Busy,
-            data_in: Vec::new(),
-            taken_out: 0,
-            asked_in: 0,
-            asked_out: 0,
-            ios: Vec::new(),
+        let mut run = Run {
+            data: Vec::new(),
+            scratch: Vec::new(),
+            to_come: &data_out[..bounds.data_out as usize],
+            done: Done {
+                status: Status::Busy,
+                data_in: Vec::new(),
+                taken_out: 0,
+                asked_in: 0,
+                asked_out: 0,
+                ios: Vec::new(),
+            },
         };
         let mut command: Option<Command> = None;
         let mut outcome = Outcome::Begin;
@@ -139,69 +151,73 @@ impl Rig {
             };
             let command = command.get_or_insert_with(|| start(cdb, bounds, &mut cx));
             let memory = Memory {
-                data: &mut data,
-                scratch: &mut scratch,
+                data: &mut run.data,
+                scratch: &mut run.scratch,
             };
             let step = command.resume(outcome, memory, &mut cx);
-            outcome = match step {
-                Step::NeedBuffer { wanted, least } => {
-                    let len = wanted.min(self.portion.max(least));
-                    data = vec![0xdd; len as usize];
-                    Outcome::Buffer { len }
-                }
-                Step::NeedScratch { wanted, least } => {
-                    let len = wanted.min(self.scratch.max(least));
-                    scratch = vec![0xdd; len as usize];
-                    Outcome::Scratch { len }
-                }
-                Step::NeedDataOut {
-                    remaining,
-                    granularity,
-                } => {
-                    let portion = self.portion.max(granularity);
-                    let len = remaining.min(portion - portion % granularity);
-                    data = data_out[done.taken_out..][..len as usize].to_vec();
-                    done.taken_out += len as usize;
-                    assert!(done.taken_out as u64 <= bounds.data_out.into());
-                    Outcome::DataOut { len }
-                }
-                Step::Io { io, buffer } => {
-                    done.ios.push(io);
-                    let buffer = match buffer {
-                        Some(Which::Data) => &mut data[..],
-                        Some(Which::Scratch) => &mut scratch[..],
-                        None => &mut [],
-                    };
-                    Outcome::Io(self.io(io, buffer))
-                }
-                Step::Send { len, status } => {
-                    done.data_in.extend_from_slice(&data[..len as usize]);
-                    done.status = status.unwrap_or(Status::Busy);
-                    Outcome::Sent
-                }
-                Step::AskOwner(OwnerRequest::SetStopped(stopped)) => {
-                    self.unit.as_mut().unwrap().stopped = stopped;
-                    Outcome::OwnerDone
-                }
-                Step::Done(status) => {
-                    done.status = status;
-                    Outcome::Begin
-                }
-            };
-            if matches!(
-                step,
-                Step::Done(_)
-                    | Step::Send {
-                        status: Some(_),
-                        ..
-                    }
-            ) {
-                (done.asked_in, done.asked_out) = (command.data_in(), command.data_out());
+            let Some(next) = self.act(step, &mut run) else {
+                run.done.asked_in = command.data_in();
+                run.done.asked_out = command.data_out();
                 assert_eq!(command.opcode(), cdb[0]);
-                return done;
-            }
+                return run.done;
+            };
+            outcome = next;
         }
         panic!("{cdb:02x?} does not end");
+    }
+
+    /// Does what the step says; `None` when it ends the command.
+    fn act(&mut self, step: Step, run: &mut Run<'_>) -> Option<Outcome> {
+        Some(match step {
+            Step::NeedBuffer { wanted, least } => {
+                let len = wanted.min(self.portion.max(least));
+                run.data = vec![0xdd; len as usize];
+                Outcome::Buffer { len }
+            }
+            Step::NeedScratch { wanted, least } => {
+                let len = wanted.min(self.scratch.max(least));
+                run.scratch = vec![0xdd; len as usize];
+                Outcome::Scratch { len }
+            }
+            Step::NeedDataOut {
+                remaining,
+                granularity,
+            } => {
+                let portion = self.portion.max(granularity);
+                let len = remaining.min(portion - portion % granularity);
+                let (now, later) = run.to_come.split_at(len as usize);
+                (run.data, run.to_come) = (now.to_vec(), later);
+                run.done.taken_out += now.len();
+                Outcome::DataOut { len }
+            }
+            Step::Io { io, buffer } => {
+                run.done.ios.push(io);
+                let buffer = match buffer {
+                    Some(Which::Data) => &mut run.data[..],
+                    Some(Which::Scratch) => &mut run.scratch[..],
+                    None => &mut [],
+                };
+                Outcome::Io(self.io(io, buffer))
+            }
+            Step::Send { len, status } => {
+                run.done
+                    .data_in
+                    .extend_from_slice(&run.data[..len as usize]);
+                if let Some(status) = status {
+                    run.done.status = status;
+                    return None;
+                }
+                Outcome::Sent
+            }
+            Step::AskOwner(OwnerRequest::SetStopped(stopped)) => {
+                self.unit.as_mut().expect("asked by one").stopped = stopped;
+                Outcome::OwnerDone
+            }
+            Step::Done(status) => {
+                run.done.status = status;
+                return None;
+            }
+        })
     }
 
     fn io(&mut self, io: BlockIo, buffer: &mut [u8]) -> Result<(), BlockError> {

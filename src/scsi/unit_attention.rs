@@ -1,10 +1,10 @@
-//! What one I_T_L nexus has pending (SAM-5, section 5.14) and has asked for.
+//! What one I_T_L nexus has pending (SAM-5, "Unit attention condition") and has asked for.
 
 use super::Sense;
 use super::sense::key;
 
 /// Something that happened to the logical unit behind the initiator's back. In the order of precedence in
-/// which they are reported: a reset tells more than what it caused (SAM-5, section 5.14.3).
+/// which they are reported: a reset tells more than what it caused (SAM-5, "Unit attention condition").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum UnitAttention {
@@ -51,7 +51,8 @@ impl UnitAttention {
     #[must_use]
     pub const fn sense(self) -> Sense {
         let (asc, ascq) = match self {
-            Self::PowerOn => (0x29, 0x01),
+            // The general form: some initiators (libiscsi) know it better than POWER ON OCCURRED (29h/01h).
+            Self::PowerOn => (0x29, 0x00),
             Self::BusReset => (0x29, 0x02),
             Self::LunReset => (0x29, 0x03),
             Self::TargetReset => (0x29, 0x04),

@@ -14,13 +14,14 @@ pub struct SharedMemory {
 }
 
 impl SharedMemory {
-    /// At least `len` bytes of zeroes.
+    /// At least `len` bytes of zeroes, in transparent huge pages if wished: the reserved ones are the pools'.
     ///
     /// # Errors
     /// When there is no memory.
     pub fn new(len: usize, hugepages: bool) -> io::Result<(Self, MapReport)> {
         let options = MapOptions {
             hugepages,
+            reserved: false,
             numa_node: None,
             touch: false,
         };

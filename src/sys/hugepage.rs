@@ -25,8 +25,10 @@ pub enum Backing {
 /// How to map.
 #[derive(Clone, Copy, Debug)]
 pub struct MapOptions {
-    /// Try reserved 2 MiB pages first, then transparent ones.
+    /// Ask for transparent huge pages where there are no reserved ones.
     pub hugepages: bool,
+    /// With `hugepages`: try reserved 2 MiB pages first.
+    pub reserved: bool,
     /// NUMA node to bind to before the first touch.
     pub numa_node: Option<u32>,
     /// Touch every page now, so that no page fault comes later.
@@ -125,8 +127,7 @@ impl Mapping {
             .filter(|&b| b > 0)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
         let mut notes = Vec::new();
-        let reserved = options
-            .hugepages
+        let reserved = (options.hugepages && options.reserved)
             .then(|| Self::anonymous(bytes, libc::MAP_HUGETLB | (21 << libc::MAP_HUGE_SHIFT)));
         let (mapping, backing) = match reserved {
             Some(Ok(mapping)) => (mapping, Backing::Hugepages2M),
@@ -372,6 +373,7 @@ mod tests {
     fn small() -> Slot {
         let options = MapOptions {
             hugepages: false,
+            reserved: false,
             numa_node: None,
             touch: true,
         };
@@ -426,6 +428,7 @@ mod tests {
     fn wishes_that_fail_become_notes() {
         let options = MapOptions {
             hugepages: true,
+            reserved: true,
             numa_node: Some(4000),
             touch: false,
         };

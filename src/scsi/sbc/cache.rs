@@ -1,4 +1,4 @@
-//! SYNCHRONIZE CACHE (SBC-3, sections 5.26 and 5.27) and PRE-FETCH (5.12 and 5.13).
+//! SYNCHRONIZE CACHE and PRE-FETCH (SBC-3).
 //!
 //! IMMED allows an answer before the work is done; it does not ask for one. The answer comes after the
 //! work here, so that a failure is told by the command that met it.

@@ -1,4 +1,4 @@
-//! READ CAPACITY (SBC-3, sections 5.15 and 5.16).
+//! READ CAPACITY (SBC-3).
 
 use super::unit;
 use crate::scsi::command::Plan;

@@ -1,4 +1,4 @@
-//! READ and WRITE (SBC-3, sections 5.8 to 5.11 and 5.32 to 5.35).
+//! READ and WRITE (SBC-3).
 
 use super::{Range, unit};
 use crate::backend::BlockIo;
@@ -86,7 +86,7 @@ pub(super) fn cut_to_data_out(extent: Extent, bounds: Bounds, unit: &LogicalUnit
 /// A read under way: `rest` is still to be read, `left` bytes still to be sent.
 ///
 /// FUA: the standard wants what is on the medium, after what is newer in a volatile cache was written there
-/// (SBC-3, section 4.15.2). So with a write cache the read waits for a flush first; without one there is
+/// (SBC-3, "Caches"). So with a write cache the read waits for a flush first; without one there is
 /// nothing newer. DPO only advises about caches that are not ours.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::scsi) struct Read {

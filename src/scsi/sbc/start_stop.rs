@@ -1,4 +1,4 @@
-//! START STOP UNIT (SBC-3, section 5.25). There are no power conditions and nothing to eject, so the table
+//! START STOP UNIT (SBC-3). There are no power conditions and nothing to eject, so the table
 //! refuses POWER CONDITION and LOEJ; IMMED is answered when it is done.
 
 use super::unit;

@@ -1,4 +1,4 @@
-//! VERIFY (SBC-3, sections 5.29 to 5.31) and WRITE AND VERIFY (5.36 to 5.38).
+//! VERIFY and WRITE AND VERIFY (SBC-3).
 //!
 //! | | BYTCHK 00b | 01b | 11b |
 //! |---|---|---|---|

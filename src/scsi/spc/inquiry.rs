@@ -1,4 +1,4 @@
-//! INQUIRY (SPC-4, section 6.4): standard data, or a vital product data page.
+//! INQUIRY (SPC-4): standard data, or a vital product data page.
 
 use super::{allocation_length_16, vpd};
 use crate::scsi::command::Plan;

@@ -18,13 +18,13 @@ pub(super) use supported_opcodes::{
 use super::command::Plan;
 use super::{Bounds, Cdb, Context, Sense};
 
-/// TEST UNIT READY (SPC-4, section 6.47): the table's access check is all of it.
+/// TEST UNIT READY (SPC-4): the table's access check is all of it.
 #[allow(clippy::unnecessary_wraps, reason = "a row of the table")]
 pub(super) fn test_unit_ready(_: &Cdb, _: Bounds, _: &mut Context<'_>) -> Result<Plan, Sense> {
     Ok(Plan::GOOD)
 }
 
-/// PREVENT ALLOW MEDIUM REMOVAL (SBC-3, section 5.14): remembered, though this medium cannot be removed.
+/// PREVENT ALLOW MEDIUM REMOVAL (SBC-3): remembered, though this medium cannot be removed.
 #[allow(clippy::unnecessary_wraps, reason = "a row of the table")]
 pub(super) fn prevent_allow(cdb: &Cdb, _: Bounds, cx: &mut Context<'_>) -> Result<Plan, Sense> {
     cx.nexus.prevent_removal(cdb[4] & 1 != 0);
@@ -39,4 +39,27 @@ fn allocation_length_16(cdb: &Cdb, at: usize) -> u32 {
 /// ALLOCATION LENGTH of 32 bits, from byte `at`.
 fn allocation_length_32(cdb: &Cdb, at: usize) -> u32 {
     u32::from_be_bytes([cdb[at], cdb[at + 1], cdb[at + 2], cdb[at + 3]])
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::scsi::testing::{Rig, cdb};
+    use crate::scsi::{Sense, Status};
+
+    #[test]
+    fn a_ready_unit_says_good() {
+        let done = Rig::new().run(&cdb(&[0x00]));
+        assert_eq!((done.status, done.asked_in), (Status::Good, 0));
+    }
+
+    #[test]
+    fn preventing_removal_is_remembered_for_the_nexus() {
+        let mut rig = Rig::new();
+        assert_eq!(rig.run(&cdb(&[0x1e, 0, 0, 0, 1])).status, Status::Good);
+        assert!(rig.nexus.removal_prevented());
+        assert_eq!(rig.run(&cdb(&[0x1e, 0, 0, 0, 0])).status, Status::Good);
+        assert!(!rig.nexus.removal_prevented());
+        let obsolete = rig.run(&cdb(&[0x1e, 0, 0, 0, 2]));
+        assert_eq!(obsolete.sense(), Sense::INVALID_FIELD_IN_CDB.at(4, 1));
+    }
 }

@@ -1,4 +1,4 @@
-//! MODE SENSE (SPC-4, sections 6.11 and 6.12; pages: SPC-4, section 7.5, and SBC-3, section 6.4). Nothing can
+//! MODE SENSE (SPC-4; pages also in SBC-3). Nothing can
 //! be changed, so the changeable masks are zero and the defaults are what is.
 
 use super::allocation_length_16;
@@ -95,7 +95,7 @@ impl Page {
     }
 }
 
-/// DEVICE-SPECIFIC PARAMETER (SBC-3, section 6.4.1): WP, and DPOFUA since both bits are taken.
+/// DEVICE-SPECIFIC PARAMETER (SBC-3): WP, and DPOFUA since both bits are taken.
 fn device_specific(unit: &LogicalUnit) -> u8 {
     u8::from(unit.geometry.read_only) << 7 | 0x10
 }
@@ -133,7 +133,7 @@ fn write_10(source: &Source<'_>, out: &mut Out<'_>) {
     out.patch_len_16(0, 2);
 }
 
-/// SBC-3, section 6.4.2.2. More blocks than fit: all ones.
+/// Short LBA mode parameter block descriptor (SBC-3). More blocks than fit: all ones.
 fn short_block_descriptor(unit: &LogicalUnit, out: &mut Out<'_>) {
     let blocks = u32::try_from(unit.geometry.capacity.0).unwrap_or(u32::MAX);
     out.put(&blocks.to_be_bytes());

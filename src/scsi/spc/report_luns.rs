@@ -1,4 +1,4 @@
-//! REPORT LUNS (SPC-4, section 6.33).
+//! REPORT LUNS (SPC-4).
 
 use super::allocation_length_32;
 use crate::scsi::command::Plan;

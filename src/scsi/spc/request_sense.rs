@@ -1,4 +1,4 @@
-//! REQUEST SENSE (SPC-4, section 6.39).
+//! REQUEST SENSE (SPC-4).
 
 use crate::scsi::command::Plan;
 use crate::scsi::parameter::{Out, Parameter, Source};

@@ -1,4 +1,4 @@
-//! REPORT SUPPORTED OPERATION CODES and TASK MANAGEMENT FUNCTIONS (SPC-4, sections 6.35 and 6.36): the table,
+//! REPORT SUPPORTED OPERATION CODES and TASK MANAGEMENT FUNCTIONS (SPC-4): the table,
 //! read aloud.
 
 use super::allocation_length_32;
@@ -83,7 +83,7 @@ fn cdb_len(row: &Row) -> u8 {
     u8::try_from(row.usage.len()).expect("at most 16")
 }
 
-/// SPC-4, section 6.35.4: 10 bytes follow the length. No times are promised (0: not indicated).
+/// Command timeouts descriptor (SPC-4): 10 bytes follow the length. No times are promised (0: not indicated).
 fn timeouts_descriptor(out: &mut Out<'_>) {
     out.put(&[0, 0x0a]);
     out.zeros(10);

@@ -1,4 +1,4 @@
-//! Vital product data pages (SPC-4, section 7.8; SBC-3, section 6.5): page code and writer, in one table.
+//! Vital product data pages (SPC-4 and SBC-3, "Vital product data parameters"): page code and writer, in one table.
 
 use super::inquiry::DISK;
 use crate::scsi::parameter::{Out, Source, Writer};
@@ -131,10 +131,10 @@ fn naa_locally_assigned(identity: &Identity) -> u64 {
     0x3 << 60 | hash >> 4
 }
 
-/// Page 86h. No protection, no microcode, no self-test times. SIMPSUP: every task is taken as SIMPLE.
-/// V_SUP: there is a volatile cache.
+/// Page 86h. No protection, no microcode, no self-test times. HEADSUP, ORDSUP,
+/// SIMPSUP: the session keeps the order of task attributes. V_SUP: there is a volatile cache.
 fn extended_inquiry(unit: &LogicalUnit, out: &mut Out<'_>) {
-    out.put(&[0x00, 0x01, u8::from(unit.geometry.write_cache)]);
+    out.put(&[0x00, 0x07, u8::from(unit.geometry.write_cache)]);
     out.zeros(0x3c - 3);
 }
 
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(page(&mut rig, 0xb0)[12..16], 2048u32.to_be_bytes());
         assert_eq!(page(&mut rig, 0xb1)[4..6], [0, 1]);
         assert_eq!(page(&mut rig, 0xb2), [0, 0xb2, 0, 4, 0, 0, 0, 0]);
-        assert_eq!(page(&mut rig, 0x86)[4..7], [0, 1, 1]);
+        assert_eq!(page(&mut rig, 0x86)[4..7], [0, 7, 1]);
         assert_eq!(&page(&mut rig, 0x80)[4..], b"SN-1");
     }
 

@@ -1,0 +1,411 @@
+//! `ringtgt bench`: measures an iSCSI target, ours or another.
+
+use std::time::Duration;
+
+use clap::builder::RangedU64ValueParser;
+
+use crate::initiator::driver;
+use crate::initiator::plan::{Access, DriverError, Length, Operation, Plan};
+use crate::initiator::url::LunUrl;
+use crate::initiator::{DigestOffer, Offers};
+
+mod report;
+
+/// Longest command, in bytes.
+const LONGEST: u64 = 8 << 20;
+
+const EXAMPLES: &str = "\
+Examples:
+  How quick is one 4 KiB read?
+    ringtgt bench iscsi://127.0.0.1:3260/iqn.2024-01.com.example:disk/0 --depth 1
+
+  How many random 4 KiB reads per second, with four sessions?
+    ringtgt bench iscsi://HOST/IQN/0 --pattern random --depth 32 --connections 4 --seconds 30
+
+  How much can be written? (DESTROYS what is on the logical unit)
+    ringtgt bench iscsi://HOST/IQN/0 --op write --block-size 256k --depth 8
+
+  Does the target keep what it was given? (DESTROYS what is on the logical unit)
+    ringtgt bench iscsi://HOST/IQN/0 --op write --pattern random --verify --header-digest --data-digest
+
+Exit status: 0 when every command ended in GOOD and all compared data was right, else 1.";
+
+/// Measures an iSCSI target: issues reads or writes in a closed loop and reports rates and latencies.
+///
+/// Works against any target. A given number of commands (--depth) is kept outstanding on every
+/// connection; each connection is a session of its own. One thread does it all and, unless --busy no,
+/// spins on one core: give it a core that the target does not use, and do not compare results of
+/// different machines or of a machine that is busy otherwise.
+///
+/// Only --op write and --op mixed change the logical unit. They destroy what is on it.
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub struct BenchArgs {
+    /// The logical unit: iscsi://HOST[:PORT]/TARGET-NAME[/LUN]; port 3260 and LUN 0 if not said.
+    #[arg(value_name = "URL")]
+    url: LunUrl,
+
+    /// What to do. "write" and "mixed" DESTROY the data of the logical unit.
+    #[arg(long, value_enum, default_value_t = Op::Read)]
+    op: Op,
+
+    /// With --op mixed: how many of 100 commands are reads.
+    #[arg(long, value_name = "PERCENT", default_value_t = 70, value_parser = clap::value_parser!(u8).range(0..=100))]
+    mix: u8,
+
+    /// In which order blocks are addressed.
+    #[arg(long, value_enum, default_value_t = Pattern::Random)]
+    pattern: Pattern,
+
+    /// Bytes per command, such as 512, 4k or 1M; a multiple of the logical block size.
+    #[arg(long, value_name = "BYTES", default_value = "4k", value_parser = block_size)]
+    block_size: u32,
+
+    /// Commands kept outstanding on each connection.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    depth: u16,
+
+    /// Connections, each a session of its own.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    connections: u16,
+
+    /// How long to measure.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, conflicts_with = "count")]
+    seconds: Duration,
+
+    /// Measures so many commands instead of a time.
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    count: Option<u64>,
+
+    /// How long commands run before they are measured.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    warmup: Duration,
+
+    /// Uses only the first BYTES of the logical unit, such as 1G.
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    span: Option<u64>,
+
+    /// Checks data. With --op write or mixed: writes a pattern made of address and seed, and reads all
+    /// that was written back in the end. With --op read: expects what an earlier run with --op write,
+    /// the same --seed and the same --span left on all of it. Costs speed.
+    #[arg(long)]
+    verify: bool,
+
+    /// Of random addresses and of the pattern.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// Insists on CRC32C over headers.
+    #[arg(long)]
+    header_digest: bool,
+
+    /// Insists on CRC32C over data.
+    #[arg(long)]
+    data_digest: bool,
+
+    /// Offers ImmediateData: whether data may come with the command.
+    #[arg(long, value_enum, default_value_t = YesNo::Yes)]
+    immediate: YesNo,
+
+    /// Offers InitialR2T: whether data but the immediate waits until the target asks.
+    #[arg(long, value_enum, default_value_t = YesNo::No)]
+    initial_r2t: YesNo,
+
+    /// Offers FirstBurstLength: most data of a command that comes unasked.
+    #[arg(long, value_name = "BYTES", default_value = "256k", value_parser = size)]
+    first_burst: u64,
+
+    /// Offers MaxBurstLength: most data of one sequence.
+    #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = size)]
+    max_burst: u64,
+
+    /// Declares MaxRecvDataSegmentLength: most data of one PDU towards the initiator.
+    #[arg(long, value_name = "BYTES", default_value = "256k", value_parser = size)]
+    max_recv: u64,
+
+    /// Name of the initiator, for targets that let in only some.
+    #[arg(
+        long,
+        value_name = "IQN",
+        default_value = "iqn.2024-01.io.ringtgt:bench"
+    )]
+    initiator_name: String,
+
+    /// Spins instead of sleeping while there is nothing to do. "no" is kinder and slower.
+    #[arg(long, value_enum, default_value_t = YesNo::Yes)]
+    busy: YesNo,
+
+    /// Stays on this core.
+    #[arg(long, value_name = "N")]
+    core: Option<u32>,
+
+    /// Prints the results as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Op {
+    /// Reads only: changes nothing.
+    Read,
+    /// Writes only: DESTROYS data.
+    Write,
+    /// Reads and writes: DESTROYS data.
+    Mixed,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Pattern {
+    /// Rising; every connection in its own part of the logical unit.
+    Sequential,
+    /// Uniformly random, aligned.
+    Random,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum YesNo {
+    Yes,
+    No,
+}
+
+/// Why `bench` failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// There are no results.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// There are, but commands failed.
+    #[error("{errors} commands failed; the first: {first}")]
+    Commands {
+        /// How many.
+        errors: u64,
+        /// The first, in words.
+        first: String,
+    },
+    /// There are, but data was wrong.
+    #[error("{mismatches} of {verified} reads had wrong data; the first: {first}")]
+    Data {
+        /// Reads with wrong data.
+        mismatches: u64,
+        /// Reads whose data was compared.
+        verified: u64,
+        /// The first, in words.
+        first: String,
+    },
+    /// Options that do not go together.
+    #[error("{0}")]
+    Options(String),
+}
+
+/// Runs the command and prints its results.
+///
+/// # Errors
+/// [`BenchError`]: no results, failed commands or wrong data.
+pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
+    let plan = plan(args)?;
+    let (facts, results) = driver::run(&plan)?;
+    if args.json {
+        println!("{}", report::json_of(&plan, &facts, &results));
+    } else {
+        print!("{}", report::text_of(&plan, &facts, &results));
+    }
+    if results.mismatches > 0 {
+        return Err(BenchError::Data {
+            mismatches: results.mismatches,
+            verified: results.verified,
+            first: results.first_mismatch.unwrap_or_default(),
+        });
+    }
+    if results.errors > 0 {
+        return Err(BenchError::Commands {
+            errors: results.errors,
+            first: results.first_error.unwrap_or_default(),
+        });
+    }
+    Ok(())
+}
+
+fn plan(args: &BenchArgs) -> Result<Plan, BenchError> {
+    let required = |on| {
+        if on {
+            DigestOffer::Required
+        } else {
+            DigestOffer::Off
+        }
+    };
+    let key = |name: &str, value: u64| {
+        u32::try_from(value)
+            .ok()
+            .filter(|value| (512..=0xff_ffff).contains(value))
+            .ok_or_else(|| {
+                BenchError::Options(format!("{name} must be 512 to 16777215 bytes, not {value}"))
+            })
+    };
+    let offers = Offers {
+        header_digest: required(args.header_digest),
+        data_digest: required(args.data_digest),
+        initial_r2t: args.initial_r2t == YesNo::Yes,
+        immediate_data: args.immediate == YesNo::Yes,
+        max_recv_data_segment_length: key("--max-recv", args.max_recv)?,
+        max_burst_length: key("--max-burst", args.max_burst)?,
+        first_burst_length: key("--first-burst", args.first_burst)?,
+        ..Offers::DEFAULT
+    };
+    if offers.first_burst_length > offers.max_burst_length {
+        let text = "--first-burst must not be more than --max-burst";
+        return Err(BenchError::Options(text.to_owned()));
+    }
+    Ok(Plan {
+        url: args.url.clone(),
+        initiator_name: args.initiator_name.clone(),
+        offers,
+        operation: match args.op {
+            Op::Read => Operation::Read,
+            Op::Write => Operation::Write,
+            Op::Mixed => Operation::Mixed {
+                read_percent: args.mix,
+            },
+        },
+        access: match args.pattern {
+            Pattern::Sequential => Access::Sequential,
+            Pattern::Random => Access::Random,
+        },
+        block_size: args.block_size,
+        depth: args.depth,
+        connections: args.connections,
+        length: args
+            .count
+            .map_or(Length::Time(args.seconds), Length::Commands),
+        warmup: args.warmup,
+        span: args.span,
+        verify: args.verify,
+        seed: args.seed,
+        busy: args.busy == YesNo::Yes,
+        core: args.core,
+    })
+}
+
+/// "4k", "1M", "2G", "512": powers of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1u64 << 40,
+        unit => {
+            return Err(format!(
+                "'{unit}' is not a unit: use k, M, G or T (powers of 1024)"
+            ));
+        }
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "not a number of bytes such as 4096, 4k or 1M".to_owned())?;
+    number
+        .checked_mul(factor)
+        .filter(|&bytes| bytes > 0)
+        .ok_or_else(|| "must be from 1 byte to 2^64 - 1".to_owned())
+}
+
+fn block_size(text: &str) -> Result<u32, String> {
+    size(text)?
+        .try_into()
+        .ok()
+        .filter(|&bytes: &u32| bytes.is_multiple_of(512) && u64::from(bytes) <= LONGEST)
+        .ok_or_else(|| "must be a multiple of 512 bytes, and 8M at most".to_owned())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(number)
+        .ok()
+        .filter(|&time| time <= Duration::from_secs(7 * 24 * 3600))
+        .ok_or_else(|| "must be from 0 seconds to a week".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        bench: BenchArgs,
+    }
+
+    fn parse(options: &[&str]) -> Result<BenchArgs, String> {
+        let fixed = ["bench", "iscsi://h/iqn.2024-01.com.example:a/1"];
+        Line::try_parse_from(fixed.iter().chain(options))
+            .map(|line| line.bench)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_options_nothing_is_written() {
+        let plan = plan(&parse(&[]).unwrap()).unwrap();
+        assert_eq!(
+            (plan.operation, plan.block_size, plan.depth),
+            (Operation::Read, 4096, 32)
+        );
+        assert_eq!(plan.length, Length::Time(Duration::from_secs(10)));
+        assert!(plan.busy && !plan.verify);
+    }
+
+    #[test]
+    fn options_become_a_plan() {
+        let args = parse(&[
+            "--op",
+            "mixed",
+            "--mix",
+            "30",
+            "--block-size",
+            "64k",
+            "--count",
+            "9",
+            "--initial-r2t",
+            "yes",
+        ]);
+        let plan = plan(&args.unwrap()).unwrap();
+        assert_eq!(plan.operation, Operation::Mixed { read_percent: 30 });
+        assert_eq!(
+            (plan.block_size, plan.length),
+            (65_536, Length::Commands(9))
+        );
+        assert!(plan.offers.initial_r2t);
+    }
+
+    #[test]
+    fn wrong_options_are_explained() {
+        for (options, text) in [
+            (["--block-size", "1000"], "multiple of 512"),
+            (["--block-size", "4q"], "not a unit"),
+            (["--seconds", "x"], "not a number of seconds"),
+            (["--depth", "0"], "1..=4096"),
+            (["--mix", "101"], "0..=100"),
+        ] {
+            let error = parse(&options).unwrap_err();
+            assert!(error.contains(text), "{options:?}: {error}");
+        }
+        let args = parse(&["--first-burst", "2M"]).unwrap();
+        assert!(plan(&args).unwrap_err().to_string().contains("--max-burst"));
+    }
+
+    #[test]
+    fn sizes_are_powers_of_1024() {
+        assert_eq!(
+            (size("512"), size("4k"), size("1MiB")),
+            (Ok(512), Ok(4096), Ok(1 << 20))
+        );
+        assert!(
+            size("").is_err()
+                && size("k").is_err()
+                && size("0").is_err()
+                && size("99999999T").is_err()
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! Tests of the ring against the kernel.
+
+use super::*;
+use crate::sys::hugepage::{MapOptions, Slot, map};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+fn ring() -> Option<SharedRing> {
+    SharedRing::new(&RingConfig::default()).ok().map(|r| r.0)
+}
+
+fn slot() -> Slot {
+    let options = MapOptions {
+        hugepages: false,
+        reserved: false,
+        numa_node: None,
+        touch: false,
+    };
+    map(1, options).expect("memory").0
+}
+
+fn whole(loan: Loan, len: u32, offset: u64) -> Transfer {
+    Transfer {
+        loan,
+        start: 0,
+        len,
+        offset,
+        flags: 0,
+    }
+}
+
+fn wait(ring: &SharedRing, client: &RingClient) -> RingCompletion {
+    loop {
+        ring.submit().expect("enter");
+        let _ = ring.reap();
+        if let Some(done) = client.poll() {
+            return done;
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_is_written_is_read_registered_or_not() {
+    let Some(ring) = ring() else { return };
+    let file = Arc::new(tempfile::tempfile().expect("a file"));
+    let client = ring.client(Arc::clone(&file), 4);
+    for round in 0..2u64 {
+        let (mut slot, _rest) = slot().split_at(8192);
+        if round == 1 {
+            ring.register_memory(slot.mapping()).expect("allowed");
+            assert!(ring.register_memory(slot.mapping()).is_err());
+        }
+        slot.as_mut_slice().fill(7);
+        let (lent, loan) = slot.lend();
+        client
+            .write(1, whole(loan, 8192, round * 4096))
+            .expect("room");
+        let done = wait(&ring, &client);
+        assert_eq!((done.tag, done.result), (1, 8192));
+        let mut slot = lent.reclaim(done.loan.expect("its buffer"));
+        slot.as_mut_slice().fill(0);
+        let (lent, loan) = slot.lend();
+        client
+            .read(2, whole(loan, 8192, round * 4096))
+            .expect("room");
+        let done = wait(&ring, &client);
+        assert_eq!((done.tag, done.result), (2, 8192));
+        let slot = lent.reclaim(done.loan.expect("its buffer"));
+        assert!(slot.as_slice().iter().all(|&b| b == 7));
+    }
+    assert!(client.data_sync(3));
+    assert_eq!(wait(&ring, &client).result, 0);
+    assert!(client.prefetch(4, 0, 4096));
+    assert_eq!(wait(&ring, &client).result, 0);
+    assert_eq!((client.in_flight(), ring.in_flight()), (0, 0));
+    assert!(!ring.has_pending());
+}
+
+#[test]
+fn a_sleeper_on_the_ring_is_woken_by_deferred_work() {
+    let Some(ring) = ring() else { return };
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    let file = Arc::new(File::from(std::os::fd::OwnedFd::from(reader)));
+    let client = ring.client(file, 4);
+    let mut poll = mio::Poll::new().expect("epoll");
+    let fd = ring.as_raw_fd();
+    let mut source = mio::unix::SourceFd(&fd);
+    poll.registry()
+        .register(&mut source, mio::Token(0), mio::Interest::READABLE)
+        .expect("the ring can be polled");
+    let mut events = mio::Events::with_capacity(4);
+    for round in 0..3 {
+        let (lent, loan) = slot().lend();
+        client.read(1, whole(loan, 4096, 0)).expect("room");
+        ring.submit().expect("enter");
+        let _ = ring.reap();
+        poll.poll(&mut events, Some(Duration::ZERO)).expect("epoll");
+        assert!(client.poll().is_none());
+        ring.set_wakeups(round != 1);
+        std::io::Write::write_all(&mut writer, b"x").expect("the pipe has room");
+        // In round 1 wake-ups are off, so there is nothing to wait for.
+        let patience = Duration::from_secs(if round == 1 { 0 } else { 10 });
+        poll.poll(&mut events, Some(patience)).expect("epoll");
+        assert_eq!(events.is_empty(), round == 1, "round {round}");
+        assert!(ring.has_pending());
+        let done = wait(&ring, &client);
+        assert_eq!(done.result, 1);
+        drop(lent.reclaim(done.loan.expect("its buffer")));
+    }
+}
+
+#[test]
+fn a_hanging_operation_is_cancelled_by_its_tag() {
+    let Some(ring) = ring() else { return };
+    let (reader, _writer) = std::io::pipe().expect("a pipe");
+    let client = ring.client(Arc::new(File::from(std::os::fd::OwnedFd::from(reader))), 4);
+    let (_lent, loan) = slot().lend();
+    client.read(9, whole(loan, 4096, 0)).expect("room");
+    client.cancel(8);
+    client.cancel(9);
+    let done = wait(&ring, &client);
+    assert_eq!((done.tag, done.result), (9, -libc::ECANCELED));
+}
+
+#[test]
+fn a_client_dropped_in_flight_frees_its_place_later() {
+    let Some(ring) = ring() else { return };
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let client = ring.client(Arc::new(File::from(std::os::fd::OwnedFd::from(reader))), 4);
+    let (_lent, loan) = slot().lend();
+    client.read(1, whole(loan, 4096, 0)).expect("room");
+    drop(client);
+    drop(writer);
+    while ring.in_flight() > 0 {
+        ring.submit().expect("enter");
+        let _ = ring.reap();
+    }
+    assert!(ring.0.borrow().clients.iter().all(Option::is_none));
+    assert!(ring.0.borrow().file_table.iter().all(|taken| !taken));
+}
+
+#[test]
+fn a_full_client_gives_the_loan_back() {
+    let Some(ring) = ring() else { return };
+    let file = tempfile::tempfile().expect("a file");
+    file.write_all_at(&[1; 4096], 0).expect("room on disk");
+    let client = ring.client(Arc::new(file), 2);
+    let mut lents = Vec::new();
+    let mut refused = 0;
+    for tag in 0..40 {
+        let (lent, loan) = slot().lend();
+        match client.read(tag, whole(loan, 4096, 0)) {
+            Ok(()) => lents.push(lent),
+            Err(loan) => {
+                refused += 1;
+                drop(lent.reclaim(loan));
+            }
+        }
+    }
+    assert!(refused > 0 && client.in_flight() == lents.len());
+}
+
+#[test]
+fn a_recording_keeps_the_order_of_submission_and_completion() {
+    let Some(ring) = ring() else { return };
+    ring.record(16);
+    let client = ring.client(Arc::new(tempfile::tempfile().expect("a file")), 4);
+    let (_lent, loan) = slot().lend();
+    let transfer = Transfer {
+        flags: libc::RWF_DSYNC,
+        ..whole(loan, 512, 0)
+    };
+    client.write(1, transfer).expect("room");
+    let _ = wait(&ring, &client);
+    assert!(client.data_sync(2));
+    let _ = wait(&ring, &client);
+    let seen: Vec<_> = ring
+        .recorded()
+        .iter()
+        .map(|e| (e.op, e.tag, e.result))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (RingOp::Write, 1, None),
+            (RingOp::Write, 1, Some(512)),
+            (RingOp::DataSync, 2, None),
+            (RingOp::DataSync, 2, Some(0)),
+        ]
+    );
+}
