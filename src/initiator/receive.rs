@@ -86,7 +86,9 @@ impl Engine {
         let Phase::Login(login) = &mut self.phase else {
             return Ok(());
         };
-        if self.config.strict && (bhs.isid, bhs.initiator_task_tag.get()) != (self.config.isid, 0) {
+        // Not of a refusal: some targets leave everything else out of it.
+        let names = (bhs.isid, bhs.initiator_task_tag.get());
+        if self.config.strict && bhs.status.get() == 0 && names != (self.config.isid, 0) {
             return Err(wrong(
                 Opcode::LOGIN_RESPONSE,
                 "ISID or tag is not that of the request",
@@ -156,7 +158,7 @@ impl Engine {
                 return Err(wrong(OPCODE, "data of a command that does not read"));
             }
         }
-        task.received = end;
+        task.received = task.received.saturating_add(len);
         if ends {
             self.complete(
                 tag,

@@ -26,6 +26,14 @@ mod text;
 mod transmit;
 mod unit;
 
+#[cfg(test)]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "small numbers made by the tests"
+)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -196,6 +204,8 @@ impl Session {
                 visible: VisibleLuns(visible),
             },
         };
+        // The last Login Response told of a window: nothing is to be said about it now.
+        session.tx.told_max_cmd_sn = session.window.exp_cmd_sn();
         session.open_window(home);
         session.tx.told_max_cmd_sn = session.window.max_cmd_sn();
         session

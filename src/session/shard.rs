@@ -41,7 +41,7 @@ pub struct ShardConfig {
 /// - It never reads a clock, a socket or a lock, and allocates nothing per command.
 #[derive(Debug)]
 pub struct Shard {
-    home: Home,
+    pub(super) home: Home,
     sessions: Vec<Entry>,
     /// Entries of `sessions` that are free.
     vacant: Vec<u32>,
