@@ -318,12 +318,12 @@ fn commands_allocate_nothing() {
             answers: Vec::new(),
             payload: vec![0x5a; 262_144],
         };
-        for _ in 0..8 {
+        for _ in 0..32 {
             host.batch();
         }
         let before = ALLOCATIONS.with(Cell::get);
         let mut answered = 0;
-        while answered < 1_000 {
+        while answered < 50_000 {
             answered += host.batch();
         }
         let allocated = ALLOCATIONS.with(Cell::get) - before;
