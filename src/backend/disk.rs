@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{BlockError, BlockIo, Geometry};
+use crate::sys::errno;
 use crate::sys::file::{self, WriteMode};
 use crate::units::{BlockSize, Extent, Lba};
 
@@ -37,9 +38,9 @@ pub(super) fn meaning(
     done: usize,
 ) -> BlockError {
     match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => BlockError::NoSpace,
-        Some(libc::ENXIO | libc::ENODEV | libc::ENOMEDIUM) => BlockError::Gone,
-        Some(libc::EROFS | libc::EPERM | libc::EBADF) => BlockError::ReadOnly,
+        Some(errno::ENOSPC | errno::EDQUOT) => BlockError::NoSpace,
+        Some(errno::ENXIO | errno::ENODEV | errno::ENOMEDIUM) => BlockError::Gone,
+        Some(errno::EROFS | errno::EPERM | errno::EBADF) => BlockError::ReadOnly,
         _ => BlockError::Medium {
             at: block_at(extent, size, done),
         },
@@ -59,7 +60,10 @@ pub(super) fn block_at(extent: Extent, size: BlockSize, done: usize) -> Lba {
 /// remembered.
 fn tried(result: io::Result<usize>, possible: &AtomicBool) -> usize {
     result.unwrap_or_else(|error| {
-        if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) {
+        if matches!(
+            error.raw_os_error(),
+            Some(errno::EOPNOTSUPP | errno::EINVAL)
+        ) {
             possible.store(false, Ordering::Relaxed);
         }
         0
@@ -89,6 +93,15 @@ impl Disk {
     /// Whether a write must be stable when it completes: asked for, or there is no write cache to be in.
     pub(super) fn stable(&self, fua: bool) -> bool {
         (fua || !self.geometry.write_cache) && !self.in_memory
+    }
+
+    /// What a success is worth. The kernel tells of a failed write-back once, to whichever flush asks first:
+    /// one that went well beside one that failed has promised nothing.
+    pub(super) fn confirm(&self, promised_stable: bool) -> Result<(), BlockError> {
+        if promised_stable && self.is_poisoned() {
+            return Err(BlockError::FlushFailed);
+        }
+        Ok(())
     }
 
     /// Does all of `io`, however long it takes, and tells what came of it.
@@ -190,7 +203,7 @@ impl Disk {
             }
         }
         match sync_after {
-            None => Ok(()),
+            None => self.confirm(stable),
             Some(AfterStable::WriteAndSync) => self.flush(),
             Some(_) => {
                 self.poison();
@@ -206,7 +219,8 @@ impl Disk {
         self.file.sync_data().map_err(|_| {
             self.poison();
             BlockError::FlushFailed
-        })
+        })?;
+        self.confirm(true)
     }
 }
 
@@ -224,8 +238,8 @@ pub(super) enum AfterStable {
 
 pub(super) fn after_stable(error: &io::Error) -> AfterStable {
     match error.raw_os_error() {
-        Some(libc::EOPNOTSUPP | libc::EINVAL) => AfterStable::WriteAndSync,
-        Some(libc::ENOSPC | libc::EDQUOT) => AfterStable::Probe,
+        Some(errno::EOPNOTSUPP | errno::EINVAL) => AfterStable::WriteAndSync,
+        Some(errno::ENOSPC | errno::EDQUOT) => AfterStable::Probe,
         _ => AfterStable::Poison,
     }
 }
@@ -243,19 +257,19 @@ mod tests {
             let error = io::Error::from_raw_os_error(number);
             meaning(&error, extent, size, done)
         };
-        assert_eq!(at(libc::EIO, 0), BlockError::Medium { at: Lba(100) });
-        assert_eq!(at(libc::EIO, 1023), BlockError::Medium { at: Lba(101) });
-        assert_eq!(at(libc::EIO, 4096), BlockError::Medium { at: Lba(107) });
-        assert_eq!(at(libc::ENOSPC, 0), BlockError::NoSpace);
-        assert_eq!(at(libc::EDQUOT, 0), BlockError::NoSpace);
-        assert_eq!(at(libc::ENODEV, 0), BlockError::Gone);
+        assert_eq!(at(errno::EIO, 0), BlockError::Medium { at: Lba(100) });
+        assert_eq!(at(errno::EIO, 1023), BlockError::Medium { at: Lba(101) });
+        assert_eq!(at(errno::EIO, 4096), BlockError::Medium { at: Lba(107) });
+        assert_eq!(at(errno::ENOSPC, 0), BlockError::NoSpace);
+        assert_eq!(at(errno::EDQUOT, 0), BlockError::NoSpace);
+        assert_eq!(at(errno::ENODEV, 0), BlockError::Gone);
     }
 
     #[test]
     fn a_failed_stable_write_is_trusted_no_further_than_its_error_allows() {
         let next = |number| after_stable(&io::Error::from_raw_os_error(number));
-        assert_eq!(next(libc::EOPNOTSUPP), AfterStable::WriteAndSync);
-        assert_eq!(next(libc::ENOSPC), AfterStable::Probe);
-        assert_eq!(next(libc::EIO), AfterStable::Poison);
+        assert_eq!(next(errno::EOPNOTSUPP), AfterStable::WriteAndSync);
+        assert_eq!(next(errno::ENOSPC), AfterStable::Probe);
+        assert_eq!(next(errno::EIO), AfterStable::Poison);
     }
 }

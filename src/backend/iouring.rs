@@ -14,6 +14,7 @@ use super::{
     AttachContext, Backend, BlockError, BlockIo, Completion, Geometry, IoTag, Medium, Submit,
 };
 use crate::buffer::Buffer;
+use crate::sys::errno;
 use crate::sys::file::WriteMode;
 use crate::sys::hugepage::Loan;
 use crate::sys::ring::{RingClient, RingCompletion, Transfer};
@@ -116,7 +117,8 @@ impl RingBackend {
                 return Err(loan);
             }
             // A write that is being made stable: its bytes wait here.
-            self.table.get_mut(index).held = loan;
+            let entry = self.table.get_mut(index);
+            entry.held = loan.or(entry.held.take());
             return Ok(());
         }
         let size = self.disk.geometry.block_size;
@@ -185,8 +187,8 @@ impl RingBackend {
         let error = io::Error::from_raw_os_error(-result);
         match -result {
             // The kernel found nobody to do it just now, or a signal came between.
-            libc::EAGAIN | libc::EINTR if !progress.cancelled => return Next::Continue,
-            libc::ECANCELED | libc::EINTR | libc::EAGAIN if progress.cancelled => {
+            errno::EAGAIN | errno::EINTR if !progress.cancelled => return Next::Continue,
+            errno::ECANCELED | errno::EINTR | errno::EAGAIN if progress.cancelled => {
                 return Next::Done(Err(BlockError::Cancelled));
             }
             _ => {}
@@ -220,6 +222,9 @@ impl RingBackend {
         let index = u32::try_from(back.tag).expect("our own name for it");
         match self.judge(index, back.result) {
             Next::Done(result) => {
+                let stage = self.table.get_mut(index).state.stage;
+                let promised = matches!(stage, Stage::Stable | Stage::Sync);
+                let result = result.and_then(|()| self.disk.confirm(promised));
                 done(self.table.complete(index, result, back.loan));
                 1
             }

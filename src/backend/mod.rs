@@ -12,9 +12,9 @@ pub mod null;
 pub mod offload;
 pub mod ram;
 pub mod spec;
-#[cfg(test)]
-mod suite;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Debug;
 use std::sync::Arc;

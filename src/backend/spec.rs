@@ -16,6 +16,7 @@ use super::null::NullMedium;
 use super::ram::RamMedium;
 use super::{Geometry, Medium};
 use crate::sys;
+use crate::sys::errno;
 use crate::sys::file::DeviceFacts;
 use crate::units::BlockSize;
 
@@ -302,12 +303,12 @@ fn open_disk(spec: &BackendSpec) -> Result<Opened, Complaint> {
 
 fn io_complaint(what: &str, error: &io::Error) -> Complaint {
     let remedy = match error.raw_os_error() {
-        Some(libc::EACCES | libc::EPERM) => "run as a user who may, or change its permissions",
-        Some(libc::EROFS) => "serve it read-only",
-        Some(libc::ENOSPC | libc::EDQUOT) => "make room, or use another place",
-        Some(libc::EFBIG) => "use a smaller size, or another file system",
-        Some(libc::ENOENT) => "create its directory first",
-        Some(libc::ENOTDIR) => "correct the path",
+        Some(errno::EACCES | errno::EPERM) => "run as a user who may, or change its permissions",
+        Some(errno::EROFS) => "serve it read-only",
+        Some(errno::ENOSPC | errno::EDQUOT) => "make room, or use another place",
+        Some(errno::EFBIG) => "use a smaller size, or another file system",
+        Some(errno::ENOENT) => "create its directory first",
+        Some(errno::ENOTDIR) => "correct the path",
         _ => "check the path",
     };
     complain(format!("{what} ({error})"), remedy)
@@ -328,7 +329,7 @@ fn open_existing(spec: &BackendSpec, facts: &Metadata) -> Result<File, Complaint
         ));
     }
     let exclusive = if kind.is_block_device() {
-        libc::O_EXCL
+        sys::file::EXCLUSIVE
     } else {
         0
     };
@@ -338,7 +339,7 @@ fn open_existing(spec: &BackendSpec, facts: &Metadata) -> Result<File, Complaint
         .custom_flags(exclusive)
         .open(&spec.path)
         .map_err(|e| match e.raw_os_error() {
-            Some(libc::EBUSY) => complain(
+            Some(errno::EBUSY) => complain(
                 "the device is in use: mounted, part of another device, or already served",
                 "unmount it, or end what uses it",
             ),

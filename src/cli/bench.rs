@@ -131,6 +131,10 @@ pub struct BenchArgs {
     )]
     initiator_name: String,
 
+    /// Puts up with targets that number or answer their PDUs wrongly, where it does no harm.
+    #[arg(long)]
+    lenient: bool,
+
     /// Spins instead of sleeping while there is nothing to do. "no" is kinder and slower.
     #[arg(long, value_enum, default_value_t = YesNo::Yes)]
     busy: YesNo,
@@ -280,6 +284,7 @@ fn plan(args: &BenchArgs) -> Result<Plan, BenchError> {
         span: args.span,
         verify: args.verify,
         seed: args.seed,
+        lenient: args.lenient,
         busy: args.busy == YesNo::Yes,
         core: args.core,
     })

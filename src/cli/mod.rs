@@ -30,7 +30,7 @@ enum Command {
     Serve(serve::ServeArguments),
     /// Serve what a configuration file says: several targets, portals and LUNs
     Daemon(daemon::DaemonArguments),
-    /// Measure an iSCSI target, this one or any other
+    /// Measure a target: this one or any other
     Bench(bench::BenchArgs),
 }
 
@@ -40,7 +40,7 @@ Examples:
   ringtgt serve /dev/nvme0n1 --portal 0.0.0.0    serve a block device to the network
   ringtgt serve x --backend ram --size 4G        a disk in memory, for a benchmark
   ringtgt daemon --config targets.json           serve what a (gotgt) configuration file says
-  ringtgt bench iscsi://127.0.0.1/IQN/0          how quick is it?
+  ringtgt bench iscsi://127.0.0.1/iqn.2026-11.io.ringtgt:disk    measure it (reads only)
 
 Exit codes: 0 all went well, 1 failed while running, 2 wrong usage or configuration.";
 
@@ -62,10 +62,7 @@ pub fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Daemon(arguments) => daemon::run(&arguments),
-        Command::Bench(arguments) => bench::run(&arguments).map_err(|error| CommandError {
-            code: FAILED,
-            lines: vec![error.to_string()],
-        }),
+        Command::Bench(arguments) => bench::run(&arguments).map_err(CommandError::from_bench),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -90,6 +87,18 @@ impl CommandError {
         Self {
             code: FAILED,
             lines: failure.0,
+        }
+    }
+
+    fn from_bench(error: bench::BenchError) -> Self {
+        let code = if matches!(error, bench::BenchError::Options(_)) {
+            MISUSED
+        } else {
+            FAILED
+        };
+        Self {
+            code,
+            lines: vec![error.to_string()],
         }
     }
 

@@ -11,6 +11,7 @@ mod json;
 pub mod listener;
 mod memory;
 pub mod names;
+mod plan;
 pub mod portal;
 mod service;
 pub mod size;
@@ -28,27 +29,19 @@ pub use crate::reactor::PollPolicy;
 
 use self::directory::Directory;
 use self::listener::{Acceptor, ConnectionLimits, Listeners};
+use self::plan::Plan;
 use self::service::{Duty, Running, Service};
 use crate::backend::Medium;
-use crate::backend::offload::OffloadPool;
-use crate::buffer::PoolConfig;
-use crate::reactor::{self, Berth, Census, ReactorConfig, SPIN, Seat, Surroundings};
+use crate::reactor::{Berth, Census, Surroundings};
+use crate::session::SessionLimits;
 use crate::session::login::LoginLimits;
-use crate::session::target::TargetSet;
-use crate::session::{ReactorId, SessionLimits};
 use crate::stats::{self, Cell};
-use crate::sys::ring::{self, RingConfig};
-use crate::sys::{cpu, numa, socket};
+use crate::sys::{cpu, socket};
 
 /// Events that wait for the control thread to log them.
 const EVENTS: usize = 1024;
 /// How long commands may take to finish at a stop.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Threads for what blocks, when nobody says.
-const OFFLOAD_THREADS: usize = 8;
-/// Operations that wait for one of these threads.
-const OFFLOAD_QUEUE: usize = 1024;
-
 /// What is not in the configuration file.
 pub struct Settings {
     /// Operations in flight per reactor, of all its storages.
@@ -313,158 +306,5 @@ fn bind(config: &Config, listeners: &mut Listeners) -> Result<Vec<(u64, SocketAd
         Ok(bound)
     } else {
         Err(Failure(problems))
-    }
-}
-
-/// What the reactors are made from.
-struct Plan<'a> {
-    config: &'a Config,
-    settings: &'a Settings,
-    cores: &'a [u32],
-    seats: &'a [Seat],
-}
-
-impl Plan<'_> {
-    fn count(&self) -> u16 {
-        u16::try_from(self.cores.len()).expect("there are at most 4096 cores")
-    }
-
-    /// Starts all reactors, or none.
-    fn start(
-        &self,
-        berths: Vec<Berth>,
-        around: Vec<Surroundings>,
-        notes: &mut Vec<String>,
-    ) -> Result<Vec<JoinHandle<()>>, Failure> {
-        let offload = self.offload()?;
-        let memory = self.memory(notes);
-        let ring = self.ring(notes);
-        let mut threads = Vec::new();
-        let mailboxes: Vec<_> = berths.iter().map(Berth::mailbox).collect();
-        for (index, (berth, around)) in berths.into_iter().zip(around).enumerate() {
-            let core = self.cores[index];
-            let node = numa::node_of_core(core);
-            let config = ReactorConfig {
-                id: ReactorId(u16::try_from(index).expect("there are at most 4096 cores")),
-                count: self.count(),
-                core,
-                poll: self.config.reactors.poll,
-                spin: self.config.reactors.spin.unwrap_or(SPIN),
-                pool: PoolConfig {
-                    bytes: memory,
-                    numa_node: node.filter(|_| numa::nodes() > 1),
-                    hugepages: true,
-                },
-                ring: ring.clone(),
-                login: self.settings.login,
-                limits: self.settings.sessions,
-                seats: self.seats.to_vec(),
-                offload: Arc::clone(&offload),
-            };
-            match reactor::start(config, berth, around) {
-                Ok((thread, report)) => {
-                    threads.push(thread);
-                    for note in report.pool.notes.into_iter().chain(report.notes) {
-                        if !notes.contains(&note) {
-                            notes.push(note);
-                        }
-                    }
-                }
-                Err(error) => {
-                    stop_all(&mailboxes, threads);
-                    return Err(Failure::one(format!(
-                        "reactor {index} on core {core}: {error}"
-                    )));
-                }
-            }
-        }
-        Ok(threads)
-    }
-
-    fn offload(&self) -> Result<Arc<OffloadPool>, Failure> {
-        let spare: Vec<u32> = cpu::allowed_cores()
-            .into_iter()
-            .filter(|core| !self.cores.contains(core))
-            .collect();
-        OffloadPool::new(OFFLOAD_THREADS, OFFLOAD_QUEUE, &spare)
-            .map_err(|e| Failure::one(format!("threads for what blocks: {e}")))
-    }
-
-    /// Bytes of buffers for each reactor.
-    fn memory(&self, notes: &mut Vec<String>) -> usize {
-        let reactors = u64::from(self.count());
-        let nodes = u64::try_from(numa::nodes()).unwrap_or(1).min(reactors);
-        let asked = self
-            .config
-            .memory
-            .bytes_per_node
-            .map(|bytes| bytes.saturating_mul(nodes) / reactors);
-        let (bytes, note) = memory::per_reactor(memory::Machine::read(), reactors, asked);
-        notes.extend(note);
-        usize::try_from(bytes).unwrap_or(usize::MAX)
-    }
-
-    /// A ring for each reactor, where that is allowed; the media said already what follows if not.
-    fn ring(&self, notes: &mut Vec<String>) -> Option<RingConfig> {
-        let needed = self
-            .config
-            .storages
-            .iter()
-            .any(|storage| storage.kind == BackendKind::IoUring);
-        if !needed {
-            return None;
-        }
-        if let Err(error) = ring::probe() {
-            notes.push(format!(
-                "io_uring is denied here ({error}): storages are served by system calls"
-            ));
-            return None;
-        }
-        let spare = cpu::allowed_cores()
-            .into_iter()
-            .filter(|core| !self.cores.contains(core))
-            .collect();
-        let depth = |storage: &config::Storage| storage.queue_depth.unwrap_or(0);
-        let entries = self
-            .config
-            .storages
-            .iter()
-            .map(depth)
-            .fold(1024, u32::saturating_add);
-        Some(RingConfig {
-            entries: entries.min(self.settings.ring_entries),
-            worker_cores: spare,
-        })
-    }
-
-    fn facts(&self, targets: &TargetSet, bound: &[(u64, SocketAddr)], notes: Vec<String>) -> Facts {
-        let target = |target: &Arc<crate::session::target::Target>| TargetFacts {
-            name: target.name.clone(),
-            portals: target
-                .portal_groups
-                .iter()
-                .flat_map(|group| group.portals.iter().copied())
-                .collect(),
-            luns: build::lun_facts(target, self.seats),
-        };
-        Facts {
-            targets: targets.targets.iter().map(target).collect(),
-            portals: bound.iter().map(|(_, address)| *address).collect(),
-            cores: self.cores.to_vec(),
-            poll: self.config.reactors.poll,
-            notes,
-        }
-    }
-}
-
-/// Ends the reactors that were started already.
-fn stop_all(mailboxes: &[reactor::Mailbox<reactor::Message>], threads: Vec<JoinHandle<()>>) {
-    for mailbox in mailboxes {
-        let _ = mailbox.send(reactor::Message::Stop {
-            deadline: std::time::Instant::now(),
-        });
-    }
-    for thread in threads {
-        let _ = thread.join();
     }
 }

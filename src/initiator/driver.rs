@@ -53,6 +53,7 @@ fn connect(plan: &Plan) -> Result<Vec<Link>, DriverError> {
     for number in 0..plan.connections {
         let mut config = Config::normal(&plan.initiator_name, &plan.url.target);
         config.offers = plan.offers;
+        config.strict = !plan.lenient;
         config.max_outstanding = plan.depth.saturating_add(4);
         // Type "random" (RFC 7143, section 11.12.5): a session per process and connection.
         let [high, low] = number.to_be_bytes();
@@ -111,7 +112,7 @@ struct Run<'a> {
     issued: u64,
     read_back_next: u64,
     results: Results,
-    poll: Option<mio::Poll>,
+    sleep: Option<(mio::Poll, mio::Events)>,
 }
 
 impl<'a> Run<'a> {
@@ -137,16 +138,17 @@ impl<'a> Run<'a> {
             issued: 0,
             read_back_next: 0,
             results: Results::default(),
-            poll: None,
+            sleep: None,
         })
     }
 
     fn run(&mut self) -> Result<(), DriverError> {
         if !self.plan.busy {
-            self.poll = Some(self.make_poll().map_err(|error| DriverError::System {
+            let poll = self.make_poll().map_err(|error| DriverError::System {
                 what: "cannot wait for sockets".to_owned(),
                 error,
-            })?);
+            })?;
+            self.sleep = Some((poll, mio::Events::with_capacity(64)));
         }
         let mut last_progress = Instant::now();
         loop {
@@ -381,12 +383,14 @@ impl<'a> Run<'a> {
 
     /// Nothing to do: sleeps until a socket has something, or spins on.
     fn wait(&mut self) {
-        if let Some(poll) = &mut self.poll {
-            let mut events = mio::Events::with_capacity(64);
+        if let Some((poll, events)) = &mut self.sleep {
             // An error is an interruption; the next turn finds out what there is.
-            let _ = poll.poll(&mut events, Some(Duration::from_millis(20)));
+            let _ = poll.poll(events, Some(Duration::from_millis(20)));
         } else {
             std::hint::spin_loop();
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -138,7 +138,7 @@ pub struct R2t {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The target refused the login.
-    #[error("login refused: {status} (status {:#06x})", status.0)]
+    #[error("login refused: {status} (status {:#06x}){}", status.0, moved(target_address.as_deref()))]
     Refused {
         /// Status class and detail.
         status: LoginStatus,
@@ -170,4 +170,8 @@ pub enum Error {
     /// Text of the target that is not pairs.
     #[error("text of the target: {0}")]
     Text(#[from] TextError),
+}
+
+fn moved(to: Option<&str>) -> String {
+    to.map_or_else(String::new, |to| format!(", to {to}"))
 }

@@ -25,7 +25,6 @@ pub(super) struct Login {
     /// Text of answers that have C set, so far.
     partial: Vec<u8>,
     continued: bool,
-    target_address: Option<String>,
     negotiated: Negotiated,
 }
 
@@ -58,7 +57,6 @@ impl Login {
             answers: Vec::new(),
             partial: Vec::new(),
             continued: false,
-            target_address: None,
             negotiated,
         }
     }
@@ -240,7 +238,7 @@ impl Login {
                 agreed.target_portal_group_tag = Some(u16::try_from(short(value)?).ok()?);
             }
             "TargetAlias" => agreed.target_alias = Some(value.to_owned()),
-            "TargetAddress" => self.target_address = Some(value.to_owned()),
+            "TargetAddress" => {}
             // Of ours, whatever came of it; answers to answers would never end.
             _ if config.extra_keys.iter().any(|(ours, _)| ours == key) => {}
             _ if matches!(value, "NotUnderstood" | "Reject") => {}

@@ -70,6 +70,8 @@ pub struct Plan {
     pub verify: bool,
     /// Of the random numbers and of the pattern.
     pub seed: u64,
+    /// Puts up with breaches of the protocol that do no harm to the measurement.
+    pub lenient: bool,
     /// Spins; otherwise sleeps while there is nothing to do.
     pub busy: bool,
     /// Core to stay on.
@@ -187,6 +189,7 @@ mod tests {
             span: None,
             verify: false,
             seed: 1,
+            lenient: false,
             busy: true,
             core: None,
         }

@@ -68,7 +68,8 @@ impl Engine {
             return self.breach(opcode, "MaxCmdSN or ExpCmdSN went back");
         }
         if self.cmd_sn.is_before(exp) {
-            return self.breach(opcode, "ExpCmdSN is beyond what was sent");
+            // Not so with other connections in the session: their commands count too.
+            self.breach(opcode, "ExpCmdSN is beyond what was sent")?;
         }
         (self.exp_cmd_sn, self.max_cmd_sn) = (exp, max);
         Ok(())
@@ -86,7 +87,9 @@ impl Engine {
         let Phase::Login(login) = &mut self.phase else {
             return Ok(());
         };
-        if self.config.strict && (bhs.isid, bhs.initiator_task_tag.get()) != (self.config.isid, 0) {
+        // Not of a refusal: some targets leave everything else out of it.
+        let names = (bhs.isid, bhs.initiator_task_tag.get());
+        if self.config.strict && bhs.status.get() == 0 && names != (self.config.isid, 0) {
             return Err(wrong(
                 Opcode::LOGIN_RESPONSE,
                 "ISID or tag is not that of the request",
@@ -156,7 +159,7 @@ impl Engine {
                 return Err(wrong(OPCODE, "data of a command that does not read"));
             }
         }
-        task.received = end;
+        task.received = task.received.saturating_add(len);
         if ends {
             self.complete(
                 tag,

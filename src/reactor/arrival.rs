@@ -8,7 +8,7 @@ use mio::Token;
 
 use super::message::{Arrival, Identity, Moving, Permit, Place, Reason, Request, Ticket, What};
 use super::socket::{Sent, Socket};
-use super::{Message, Reactor, Seated};
+use super::{Message, Reactor};
 use crate::session::SessionKey;
 use crate::session::login::{Login, LoginEvent, LoginStatus};
 
@@ -40,9 +40,9 @@ pub(super) struct Entering {
     pub(super) login: Login,
     pub(super) wait: Wait,
     /// Who it is; known with the first request.
-    identity: Option<Identity>,
+    pub(super) identity: Option<Identity>,
     /// Its handle; known when it was placed.
-    tsih: Option<u16>,
+    pub(super) tsih: Option<u16>,
 }
 
 /// What a login waits for.
@@ -275,185 +275,6 @@ impl Reactor {
                     return;
                 }
             }
-        }
-    }
-
-    /// The login is done but for its last answer: first the session it takes the place of must be gone
-    /// (RFC 7143, section 6.3.5).
-    pub(super) fn complete(&mut self, slot: usize) {
-        let Some(entering) = self.entering(slot) else {
-            return;
-        };
-        let nexus = entering
-            .identity
-            .as_ref()
-            .and_then(|identity| identity.nexus.clone());
-        let old = nexus.and_then(|nexus| self.nexuses.get(&nexus).copied());
-        let Some(old) = old else {
-            self.open_session(slot);
-            return;
-        };
-        if let Some(entering) = self.entering(slot) {
-            entering.wait = Wait::Reinstatement(old);
-        }
-        self.around.counters.sessions_reinstated.add(1);
-        match self.sessions.get(&old).and_then(|seated| seated.slot) {
-            Some(old_slot) => self.close(old_slot, Reason::Reinstated),
-            // Its connection is gone already; it only drains.
-            None => {}
-        }
-    }
-
-    fn open_session(&mut self, slot: usize) {
-        let window = self.shard.window_for_new_session();
-        if window == 0 {
-            if let Some(entering) = self.entering(slot) {
-                let error = entering.login.refuse(LoginStatus::OUT_OF_RESOURCES);
-                self.close(slot, Reason::Login(error));
-            }
-            return;
-        }
-        let Some(connection) = self.connections.at(slot) else {
-            return;
-        };
-        let peer = connection.peer;
-        let Phase::Login(entering) = std::mem::replace(&mut connection.phase, Phase::Over) else {
-            return;
-        };
-        let established = entering.login.finish(window);
-        let tsih = established.tsih;
-        let key = match self.shard.open_session(established, self.now) {
-            Ok(key) => key,
-            Err(_) => {
-                self.forget(Some(tsih));
-                self.close(slot, Reason::OutOfResources);
-                return;
-            }
-        };
-        if let Some(connection) = self.connections.at(slot) {
-            connection.phase = Phase::Session(key);
-            connection.permit.logged_in();
-        }
-        self.seat(slot, key, tsih, peer, entering.identity);
-    }
-
-    fn seat(
-        &mut self,
-        slot: usize,
-        key: SessionKey,
-        tsih: u16,
-        peer: SocketAddr,
-        identity: Option<Identity>,
-    ) {
-        let nexus = identity
-            .as_ref()
-            .and_then(|identity| identity.nexus.clone());
-        if let Some(nexus) = nexus.clone() {
-            self.nexuses.insert(nexus, key);
-        }
-        let seated = Seated {
-            tsih,
-            nexus,
-            peer,
-            slot: Some(slot),
-            reason: Reason::PeerClosed,
-        };
-        self.sessions.insert(key, seated);
-        self.around.counters.sessions_opened.add(1);
-        if let Some(Identity {
-            initiator_name,
-            target,
-            ..
-        }) = identity
-        {
-            self.report(
-                peer,
-                What::SessionOpened {
-                    tsih,
-                    initiator_name,
-                    target,
-                },
-            );
-        }
-        self.unsent.push(slot);
-    }
-
-    /// Nothing is left of a session: its handle is free, and who waited for that goes on.
-    pub(super) fn session_gone(&mut self, key: SessionKey) {
-        let Some(seated) = self.sessions.remove(&key) else {
-            return;
-        };
-        if let Some(slot) = seated.slot {
-            self.remove(slot);
-        }
-        if let Some(nexus) = &seated.nexus
-            && self.nexuses.get(nexus) == Some(&key)
-        {
-            self.nexuses.remove(nexus);
-        }
-        self.around.counters.sessions_closed.add(1);
-        self.forget(Some(seated.tsih));
-        self.report(
-            seated.peer,
-            What::SessionClosed {
-                tsih: seated.tsih,
-                reason: seated.reason,
-            },
-        );
-        let waiting: Vec<usize> = self.connections.numbers().collect();
-        for slot in waiting {
-            if self
-                .entering(slot)
-                .is_some_and(|entering| entering.wait == Wait::Reinstatement(key))
-            {
-                self.complete(slot);
-                self.send_login(slot);
-            }
-        }
-    }
-
-    /// Ends a connection: its login is over, or its session begins to drain.
-    pub(super) fn close(&mut self, slot: usize, reason: Reason) {
-        if matches!(reason, Reason::Login(_)) {
-            // The answer that says why.
-            self.send_login(slot);
-        }
-        let Some(connection) = self.remove(slot) else {
-            return;
-        };
-        match connection.phase {
-            Phase::Login(entering) => {
-                self.around.counters.logins_failed.add(1);
-                self.forget(entering.tsih);
-                self.report(connection.peer, What::LoginFailed(reason));
-            }
-            Phase::Session(key) => {
-                if let Some(seated) = self.sessions.get_mut(&key) {
-                    seated.slot = None;
-                    seated.reason = reason;
-                }
-                if matches!(reason, Reason::Protocol(_)) {
-                    self.around.counters.protocol_errors.add(1);
-                }
-                self.shard.connection_lost(key);
-            }
-            Phase::Over => self.report(connection.peer, What::LoginFailed(reason)),
-        }
-    }
-
-    /// Takes a connection out of every list.
-    fn remove(&mut self, slot: usize) -> Option<Connection> {
-        let connection = self.connections.remove(slot)?;
-        self.active.retain(|&other| other != slot);
-        self.unsent.retain(|&other| other != slot);
-        self.sending.retain(|&other| other != slot);
-        Some(connection)
-    }
-
-    /// Tells control that a handle is free.
-    fn forget(&self, tsih: Option<u16>) {
-        if let Some(tsih) = tsih {
-            self.request(Request::Ended { tsih });
         }
     }
 

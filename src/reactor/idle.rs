@@ -84,7 +84,7 @@ impl Idle {
     pub(super) fn worked(&mut self) -> Next {
         self.since = None;
         self.turns = self.turns.wrapping_add(1);
-        if self.turns % (2 * TURNS_PER_LOOK) == 0 {
+        if self.turns.is_multiple_of(2 * TURNS_PER_LOOK) {
             Next::Look
         } else {
             Next::Spin
@@ -99,7 +99,7 @@ impl Idle {
             return Next::Sleep;
         }
         self.turns = self.turns.wrapping_add(1);
-        if self.turns % TURNS_PER_LOOK != 0 {
+        if !self.turns.is_multiple_of(TURNS_PER_LOOK) {
             return Next::Spin;
         }
         if self.policy == PollPolicy::Busy {

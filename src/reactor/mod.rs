@@ -8,47 +8,38 @@
 //!
 //! Each step is bounded, and a whole command usually takes one turn: its bytes come in with the receive, its answer
 //! leaves with the send. Follow one: `traffic.rs` (`receive_on`) -> `session::shard` -> `traffic.rs` (`send_on`).
-//! Sockets start in `arrival.rs`, where their login is.
+//! Sockets start in `arrival.rs`, where their login is; `seating.rs` makes it a session.
 
 mod arrival;
 mod idle;
 mod inbox;
 mod message;
+mod seating;
 mod slots;
 mod socket;
+mod start;
 mod timer;
 mod traffic;
 
 pub use idle::{PollPolicy, SPIN};
 pub use inbox::{Inbox, Mailbox, inbox};
 pub use message::{Arrival, Census, Event, Message, Permit, Place, Reason, Request, Ticket, What};
+pub use start::{Berth, ReactorConfig, Report, Seat, Surroundings, start};
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Poll, Token};
 
 use self::arrival::Connection;
 use self::idle::{Idle, Next};
 use self::message::Nexus;
 use self::slots::Slots;
 use self::timer::Timer;
-use crate::backend::offload::OffloadPool;
-use crate::backend::{AttachContext, Medium};
-use crate::buffer::{Pool, PoolConfig, PoolReport};
 use crate::session::login::LoginLimits;
-use crate::session::{
-    LogicalUnit, ReactorId, SessionKey, SessionLimits, Shard, ShardConfig, UnitId,
-};
-use crate::stats::Cell;
-use crate::sys::cpu::pin_current_thread;
-use crate::sys::ring::{RingConfig, SharedRing};
+use crate::session::{ReactorId, SessionKey, Shard};
+use crate::sys::ring::SharedRing;
 
 /// The waker's place in the registry; connections count up from 0.
 const WAKER: Token = Token(usize::MAX);
@@ -60,153 +51,6 @@ const EVENTS: usize = 256;
 const MESSAGES_PER_TURN: usize = 32;
 /// After the deadline of a stop, what is in flight with the kernel has this long to come back.
 const LAST_GRACE: Duration = Duration::from_secs(2);
-
-/// What a reactor is made from.
-#[derive(Debug)]
-pub struct ReactorConfig {
-    /// Which of them.
-    pub id: ReactorId,
-    /// How many there are.
-    pub count: u16,
-    /// The core it stays on.
-    pub core: u32,
-    /// How it waits.
-    pub poll: PollPolicy,
-    /// How long `adaptive` spins.
-    pub spin: Duration,
-    /// Its memory.
-    pub pool: PoolConfig,
-    /// Its ring; `None` where io_uring is denied or nobody needs it.
-    pub ring: Option<RingConfig>,
-    /// Bounds of a login.
-    pub login: LoginLimits,
-    /// Bounds of a session.
-    pub limits: SessionLimits,
-    /// The logical units it serves.
-    pub seats: Vec<Seat>,
-    /// Threads for what blocks.
-    pub offload: Arc<OffloadPool>,
-}
-
-/// A logical unit to attach.
-#[derive(Clone, Debug)]
-pub struct Seat {
-    /// Its number.
-    pub id: UnitId,
-    /// What commands see of it.
-    pub unit: Arc<LogicalUnit>,
-    /// Where its blocks are.
-    pub medium: Arc<dyn Medium>,
-    /// Operations it may have in flight on this reactor.
-    pub depth: u32,
-}
-
-/// Where a reactor will sleep; made before its thread, so that all can know each other's mailbox.
-#[derive(Debug)]
-pub struct Berth {
-    poll: Poll,
-    inbox: Inbox<Message>,
-    mailbox: Mailbox<Message>,
-}
-
-impl Berth {
-    /// An empty one.
-    ///
-    /// # Errors
-    /// As `epoll_create1` and `eventfd`.
-    pub fn new() -> io::Result<Self> {
-        let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKER)?;
-        let (mailbox, inbox) = inbox(waker);
-        Ok(Self {
-            poll,
-            inbox,
-            mailbox,
-        })
-    }
-
-    /// For everybody who has something to say to it.
-    #[must_use]
-    pub fn mailbox(&self) -> Mailbox<Message> {
-        self.mailbox.clone()
-    }
-}
-
-/// Whom a reactor talks to.
-#[derive(Clone, Debug)]
-pub struct Surroundings {
-    /// All reactors, itself included, by [`ReactorId`].
-    pub peers: Vec<Mailbox<Message>>,
-    /// The control thread.
-    pub control: Mailbox<Request>,
-    /// The log's queue; what does not fit is counted and forgotten.
-    pub events: SyncSender<Event>,
-    /// Where it counts.
-    pub counters: Arc<Cell>,
-}
-
-/// What a reactor got when it started.
-#[derive(Debug)]
-pub struct Report {
-    /// Its memory.
-    pub pool: PoolReport,
-    /// What was wished for and is not so, in sentences.
-    pub notes: Vec<String>,
-}
-
-/// Starts a reactor in a thread of its own and waits until it is ready.
-///
-/// # Errors
-/// When it has no memory, no ring, or a medium cannot be attached.
-pub fn start(
-    config: ReactorConfig,
-    berth: Berth,
-    around: Surroundings,
-) -> io::Result<(JoinHandle<()>, Report)> {
-    let (ready, is_ready) = channel();
-    let name = format!("reactor-{}", config.id.0);
-    let thread = std::thread::Builder::new().name(name).spawn(move || {
-        let farewell = Farewell {
-            reactor: config.id,
-            control: around.control.clone(),
-        };
-        match Reactor::new(config, berth, around) {
-            Ok((mut reactor, report)) => {
-                // Whoever started it waits for this.
-                let _ = ready.send(Ok(report));
-                reactor.run();
-            }
-            Err(error) => {
-                let _ = ready.send(Err(error));
-            }
-        }
-        drop(farewell);
-    })?;
-    let report = is_ready.recv().unwrap_or_else(|_| {
-        Err(io::Error::other(
-            "the reactor's thread ended while it started",
-        ))
-    });
-    report.map(|report| (thread, report))
-}
-
-/// Tells control when the thread ends, even by a panic.
-#[derive(Debug)]
-struct Farewell {
-    reactor: ReactorId,
-    control: Mailbox<Request>,
-}
-
-impl Drop for Farewell {
-    fn drop(&mut self) {
-        let panicked = std::thread::panicking();
-        // Control may be gone already.
-        let _ = self.control.send(Request::Stopped {
-            reactor: self.reactor,
-            panicked,
-        });
-    }
-}
 
 /// A session as the reactor knows it.
 #[derive(Debug)]
@@ -258,83 +102,6 @@ struct Reactor {
 }
 
 impl Reactor {
-    fn new(
-        config: ReactorConfig,
-        berth: Berth,
-        around: Surroundings,
-    ) -> io::Result<(Self, Report)> {
-        let mut notes = Vec::new();
-        if let Err(error) = pin_current_thread(config.core) {
-            notes.push(format!("not pinned to core {}: {error}", config.core));
-        }
-        let (pool, report) = Pool::new(config.pool)?;
-        let ring = match &config.ring {
-            None => None,
-            Some(wanted) => {
-                let (ring, more) = SharedRing::new(wanted)?;
-                notes.extend(more);
-                if let Err(error) = ring.register_memory(pool.mapping()) {
-                    notes.push(format!(
-                        "buffers are not registered with io_uring: {error} (see RLIMIT_MEMLOCK)"
-                    ));
-                }
-                ring.set_wakeups(false);
-                let fd = ring.as_raw_fd();
-                berth
-                    .poll
-                    .registry()
-                    .register(&mut SourceFd(&fd), RING, Interest::READABLE)?;
-                Some(ring)
-            }
-        };
-        let mut shard = Shard::new(ShardConfig {
-            reactor: config.id,
-            reactors: config.count,
-            pool,
-            limits: config.limits,
-        });
-        for seat in config.seats {
-            let context = AttachContext {
-                ring: ring.clone(),
-                offload: Arc::clone(&config.offload),
-                waker: crate::backend::Waker(berth.mailbox.bell()),
-                depth: seat.depth,
-            };
-            let backend = Arc::clone(&seat.medium).attach(&context).map_err(|error| {
-                io::Error::new(error.kind(), format!("{}: {error}", seat.medium.describe()))
-            })?;
-            shard.attach_unit(seat.id, seat.unit, backend);
-        }
-        let now = Instant::now();
-        let reactor = Self {
-            id: config.id,
-            shard,
-            ring,
-            poll: berth.poll,
-            events: Events::with_capacity(EVENTS),
-            inbox: berth.inbox,
-            around,
-            connections: Slots::new(),
-            sessions: HashMap::new(),
-            nexuses: HashMap::new(),
-            active: Vec::with_capacity(EVENTS),
-            unsent: Vec::with_capacity(EVENTS),
-            sending: Vec::with_capacity(EVENTS),
-            login: config.login,
-            idle: Idle::new(config.poll, config.spin),
-            timer: Timer::new(now),
-            now,
-            stop: Stop::No,
-        };
-        Ok((
-            reactor,
-            Report {
-                pool: report,
-                notes,
-            },
-        ))
-    }
-
     fn run(&mut self) {
         while !self.is_finished() {
             let work = self.turn();

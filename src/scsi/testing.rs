@@ -71,6 +71,7 @@ impl Rig {
     pub(super) fn new() -> Self {
         let mut nexus = NexusUnit::new();
         nexus.take();
+        let pattern: Vec<u8> = (0..=250).cycle().take(763).collect();
         Self {
             unit: Some(LogicalUnit {
                 geometry: Geometry {
@@ -91,9 +92,10 @@ impl Rig {
                 stopped: false,
                 generation: 0,
             }),
-            medium: (0..1024 * 512u32)
-                .map(|i| (i ^ (i >> 9)).to_le_bytes()[0])
-                .collect(),
+            medium: (0..1024)
+                .map(|block| &pattern[block % 251..][..512])
+                .collect::<Vec<_>>()
+                .concat(),
             nexus,
             luns: LunList(vec![0]),
             portion: 1 << 20,

@@ -8,7 +8,7 @@ use super::sense::key;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum UnitAttention {
-    /// 29h/01h: the target was started.
+    /// 29h/00h: the target was started, or the session is new.
     PowerOn,
     /// 29h/02h: SCSI bus reset (TARGET WARM RESET).
     BusReset,
@@ -51,7 +51,8 @@ impl UnitAttention {
     #[must_use]
     pub const fn sense(self) -> Sense {
         let (asc, ascq) = match self {
-            Self::PowerOn => (0x29, 0x01),
+            // The general form: some initiators (libiscsi) know it better than POWER ON OCCURRED (29h/01h).
+            Self::PowerOn => (0x29, 0x00),
             Self::BusReset => (0x29, 0x02),
             Self::LunReset => (0x29, 0x03),
             Self::TargetReset => (0x29, 0x04),

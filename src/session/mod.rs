@@ -207,6 +207,8 @@ impl Session {
                 visible: VisibleLuns(visible),
             },
         };
+        // The last Login Response told of a window: nothing is to be said about it now.
+        session.tx.told_max_cmd_sn = session.window.exp_cmd_sn();
         session.open_window(home);
         session.tx.told_max_cmd_sn = session.window.max_cmd_sn();
         session

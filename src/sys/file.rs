@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
+/// To open a block device with: fails with EBUSY when it is mounted or somebody else has it so (O_EXCL).
+pub const EXCLUSIVE: i32 = libc::O_EXCL;
+
 /// `result` of a system call that gives -1 for an error.
 fn checked(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())

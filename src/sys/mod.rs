@@ -8,6 +8,7 @@
 pub(crate) mod allocations;
 pub mod copy;
 pub mod cpu;
+pub mod errno;
 pub mod file;
 pub mod hugepage;
 pub mod numa;

@@ -51,12 +51,12 @@ pub(super) fn text_of(plan: &Plan, facts: &Facts, results: &Results) -> String {
         facts.blocks, facts.logical_block_size
     ));
     line(format!(
-        "load         {}, {:?} order, {} bytes per command, {} connections, depth {} each",
+        "load         {}, {} order, {} bytes per command, {} outstanding on each of {} connection(s)",
         operation_name(plan.operation),
-        plan.access,
+        access_name(plan.access),
         plan.block_size,
+        plan.depth,
         plan.connections,
-        plan.depth
     ));
     line(format!(
         "session      digests: {digests}; InitialR2T {}; ImmediateData {}; burst {} / {}; segment out {} in {}",
@@ -115,6 +115,13 @@ fn row_of(name: &str, side: &Side, results: &Results) -> String {
     row
 }
 
+const fn access_name(access: Access) -> &'static str {
+    match access {
+        Access::Sequential => "sequential",
+        Access::Random => "random",
+    }
+}
+
 const fn operation_name(operation: Operation) -> &'static str {
     match operation {
         Operation::Read => "read",
@@ -146,7 +153,7 @@ pub(super) fn json_of(plan: &Plan, facts: &Facts, results: &Results) -> Value {
             Operation::Write => 0,
             Operation::Mixed { read_percent } => read_percent,
         },
-        "pattern": if plan.access == Access::Random { "random" } else { "sequential" },
+        "pattern": access_name(plan.access),
         "block_size": plan.block_size,
         "depth": plan.depth,
         "connections": plan.connections,

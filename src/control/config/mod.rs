@@ -3,6 +3,7 @@
 //! [`Config::parse`] reads the whole file before it judges, so that one run names every mistake.
 
 mod check;
+mod targets;
 mod walk;
 
 use std::fmt;

@@ -221,7 +221,7 @@ mod tests {
     use crate::backend::{BlockError, BlockIo};
     use crate::scsi::testing::{Rig, cdb};
     use crate::scsi::{Bounds, Sense, Status};
-    use crate::units::Lba;
+    use crate::units::{BlockSize, Blocks, Lba};
 
     const READS: [fn(u8, u8) -> [u8; 16]; 4] = [
         |lba, n| cdb(&[0x08, 0, 0, lba, n, 0]),
@@ -373,5 +373,27 @@ mod tests {
             );
         }
         assert_eq!(rig.run(&READS[1](0, 1)).status, Status::Good);
+    }
+
+    #[test]
+    fn blocks_of_4096_bytes_are_counted_as_such() {
+        let mut rig = Rig::new();
+        let geometry = &mut rig.unit.as_mut().unwrap().geometry;
+        geometry.block_size = BlockSize::B4096;
+        geometry.capacity = Blocks(128);
+        rig.portion = 10_000;
+        let data: Vec<u8> = (0..3 * 4096u32).map(|i| i.to_le_bytes()[1]).collect();
+        for (read, write) in READS.iter().zip(WRITES) {
+            let done = rig.write(&write(125, 3), &data);
+            assert_eq!((done.status, done.asked_out), (Status::Good, 12_288));
+            assert_eq!(rig.run(&read(125, 3)).data_in, data);
+            assert_eq!(rig.run(&read(126, 3)).sense(), Sense::LBA_OUT_OF_RANGE);
+        }
+        let bounds = Bounds {
+            data_in: 0,
+            data_out: 8191,
+        };
+        let done = rig.run_with(&WRITES[1](0, 2), bounds, &[0xee; 8191]);
+        assert_eq!((done.status, done.taken_out), (Status::Good, 4096));
     }
 }

@@ -1,0 +1,263 @@
+//! The load generator over loopback, against a target that knows just enough.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread::JoinHandle;
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::*;
+use crate::initiator::Offers;
+use crate::pdu::bhs::*;
+use crate::pdu::code::Opcode;
+use crate::pdu::frame::{EncodedTrailer, Frame, Framing, PduLayout, header_of};
+
+const BLOCKS: usize = 64;
+
+/// One connection of a target whose medium has 64 blocks of 512 bytes.
+struct Fake {
+    medium: Vec<u8>,
+    stat_sn: u32,
+    exp_cmd_sn: u32,
+    /// This byte is never stored.
+    loses: Option<usize>,
+    /// Every so many-th WRITE ends in BUSY, then in CHECK CONDITION.
+    writes: u32,
+    spoils: bool,
+    out: Vec<u8>,
+}
+
+impl Fake {
+    fn serve(mut self, mut stream: TcpStream) {
+        let framing = Framing {
+            max_data_segment_length: 1 << 16,
+            ..Framing::LOGIN
+        };
+        let mut stream_bytes = Vec::new();
+        let mut buffer = [0; 65_536];
+        loop {
+            let Ok(len) = stream.read(&mut buffer) else {
+                return;
+            };
+            if len == 0 {
+                return;
+            }
+            stream_bytes.extend_from_slice(&buffer[..len]);
+            while let Ok(Frame::Header(layout)) = framing.decode(&stream_bytes) {
+                if layout.total_len() > stream_bytes.len() {
+                    break;
+                }
+                let later = stream_bytes.split_off(layout.total_len());
+                let pdu = std::mem::replace(&mut stream_bytes, later);
+                self.answer(&layout, &pdu);
+            }
+            if stream.write_all(&std::mem::take(&mut self.out)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn answer(&mut self, layout: &PduLayout, pdu: &[u8]) {
+        let request: &ScsiCommandBhs = header_of(pdu).unwrap();
+        let mut bhs = DataInBhs::new_zeroed();
+        bhs.initiator_task_tag = request.initiator_task_tag;
+        bhs.flags = FINAL;
+        let mut data = Vec::new();
+        match layout.opcode {
+            Opcode::LOGIN_REQUEST => {
+                bhs.opcode = Opcode::LOGIN_RESPONSE.0;
+                bhs.flags = pdu[1];
+                bhs.lun = request.lun;
+                let tsih_is_1 = bhs.lun.get() | 1;
+                bhs.lun = tsih_is_1.into();
+                data = match pdu[1] & 3 {
+                    3 => b"InitialR2T=Yes\0FirstBurstLength=8192\0".to_vec(),
+                    _ => b"AuthMethod=None\0".to_vec(),
+                };
+            }
+            Opcode::SCSI_COMMAND => {
+                data = self.command(request, layout.data(pdu).unwrap(), &mut bhs)
+            }
+            Opcode::LOGOUT_REQUEST => bhs.opcode = Opcode::LOGOUT_RESPONSE.0,
+            other => panic!("{other}"),
+        }
+        bhs.stat_sn = self.stat_sn.into();
+        self.stat_sn += 1;
+        if layout.opcode == Opcode::SCSI_COMMAND && !layout.immediate {
+            self.exp_cmd_sn += 1;
+        }
+        (bhs.exp_cmd_sn, bhs.max_cmd_sn) = (self.exp_cmd_sn.into(), (self.exp_cmd_sn + 7).into());
+        bhs.data_segment_length = length_to_24(u32::try_from(data.len()).unwrap());
+        self.out.extend_from_slice(bhs.as_bytes());
+        self.out.extend_from_slice(&data);
+        self.out
+            .extend_from_slice(EncodedTrailer::new(&data, false).as_slice());
+    }
+
+    fn command(
+        &mut self,
+        request: &ScsiCommandBhs,
+        written: &[u8],
+        bhs: &mut DataInBhs,
+    ) -> Vec<u8> {
+        let cdb = request.cdb;
+        let start = usize::from(cdb[5]) * 512;
+        let range = start..start + usize::from(cdb[8]) * 512;
+        bhs.opcode = Opcode::SCSI_RESPONSE.0;
+        match cdb[0] {
+            0x9e => {
+                (bhs.opcode, bhs.flags) = (Opcode::DATA_IN.0, FINAL | STATUS);
+                let mut data = vec![0; 32];
+                (data[7], data[10]) = (u8::try_from(BLOCKS - 1).unwrap(), 2);
+                data
+            }
+            0x28 => {
+                (bhs.opcode, bhs.flags) = (Opcode::DATA_IN.0, FINAL | STATUS);
+                self.medium[range].to_vec()
+            }
+            0x2a => {
+                self.writes += 1;
+                bhs.status = match self.writes % 8 {
+                    3 if self.spoils => 0x08,
+                    5 if self.spoils => 0x02,
+                    _ => 0,
+                };
+                let before = self.loses.map(|at| self.medium[at]);
+                if bhs.status == 0 {
+                    self.medium[range].copy_from_slice(written);
+                }
+                if let (Some(at), Some(byte)) = (self.loses, before) {
+                    self.medium[at] = byte;
+                }
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Starts a target for `connections` connections, each with its own medium.
+fn target(connections: usize, loses: Option<usize>, spoils: bool) -> (Plan, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!(
+        "iscsi://{}/iqn.2024-01.com.example:a/3",
+        listener.local_addr().unwrap()
+    );
+    let serve = move || {
+        let serving: Vec<_> = (0..connections)
+            .map(|_| {
+                let stream = listener.accept().unwrap().0;
+                let medium = vec![0; BLOCKS * 512];
+                let fake = Fake {
+                    medium,
+                    stat_sn: 9,
+                    exp_cmd_sn: 1,
+                    loses,
+                    writes: 0,
+                    spoils,
+                    out: Vec::new(),
+                };
+                std::thread::spawn(move || fake.serve(stream))
+            })
+            .collect();
+        serving
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+    };
+    let plan = Plan {
+        url: url.parse().unwrap(),
+        initiator_name: "iqn.i".to_owned(),
+        offers: Offers::DEFAULT,
+        operation: Operation::Write,
+        access: Access::Random,
+        block_size: 1024,
+        depth: 5,
+        connections: u16::try_from(connections).unwrap(),
+        length: Length::Commands(300),
+        warmup: Duration::ZERO,
+        span: None,
+        verify: true,
+        seed: 3,
+        lenient: false,
+        busy: false,
+        core: None,
+    };
+    (plan, std::thread::spawn(serve))
+}
+
+#[test]
+fn what_was_written_is_read_back() {
+    let (plan, serving) = target(1, None, false);
+    let (facts, results) = run(&plan).unwrap();
+    serving.join().unwrap();
+    assert_eq!((facts.blocks, facts.logical_block_size), (64, 512));
+    assert_eq!(
+        (results.write.commands, results.write.bytes),
+        (300, 300 * 1024)
+    );
+    // 300 random writes leave none of 32 slots out, but for a chance of 1 in 400.
+    assert!((28..=32).contains(&results.verified));
+    assert_eq!(
+        (results.errors, results.mismatches, results.refused),
+        (0, 0, 0)
+    );
+    assert!(results.elapsed > Duration::ZERO);
+}
+
+#[test]
+fn a_byte_that_was_lost_is_found() {
+    let (plan, serving) = target(1, Some(5000), false);
+    let (_, results) = run(&Plan {
+        access: Access::Sequential,
+        ..plan
+    })
+    .unwrap();
+    serving.join().unwrap();
+    assert_eq!((results.verified, results.mismatches), (32, 1));
+    assert!(results.first_mismatch.unwrap().starts_with("byte 5000 "));
+}
+
+#[test]
+fn commands_that_fail_are_told_from_those_refused() {
+    let (plan, serving) = target(1, None, true);
+    let (_, results) = run(&Plan {
+        verify: false,
+        ..plan
+    })
+    .unwrap();
+    serving.join().unwrap();
+    assert!(results.errors > 20 && results.refused > 20);
+    assert_eq!(
+        results.write.commands + results.errors + results.refused,
+        300
+    );
+    assert!(results.first_error.unwrap().contains("CHECK CONDITION"));
+}
+
+#[test]
+fn every_connection_does_its_part() {
+    let (plan, serving) = target(3, None, false);
+    let operation = Operation::Mixed { read_percent: 50 };
+    let (_, results) = run(&Plan {
+        operation,
+        verify: false,
+        busy: true,
+        ..plan
+    })
+    .unwrap();
+    serving.join().unwrap();
+    assert_eq!(results.total().commands, 300);
+    assert!(results.read.commands > 50 && results.write.commands > 50);
+}
+
+#[test]
+fn a_target_that_is_not_there_is_named() {
+    let (mut plan, serving) = target(0, None, false);
+    serving.join().unwrap();
+    plan.connections = 1;
+    let error = run(&plan).unwrap_err().to_string();
+    assert!(
+        error.starts_with("connection 0: cannot connect to 127.0.0.1:"),
+        "{error}"
+    );
+}
