@@ -425,3 +425,24 @@ fn every_answer_fits_the_model() {
 fn every_answer_fits_the_model_for_many_seeds() {
     simulate(1000..1400);
 }
+#[test]
+#[ignore = "debug"]
+fn dbg_seed() {
+    let seed: u64 = std::env::var("SEED").unwrap().parse().unwrap();
+    let mut world = World::new(seed);
+    eprintln!("setup shards {} disks paces", world.pair.shards.len());
+    for round in 0..3 {
+        for _ in 0..250 { world.step(); }
+        world.pair.run(); world.hear();
+        for c in &world.clients {
+            for (t, op) in &c.ops { if !op.doubtful { eprintln!("round {round} client {} link {} stuck {t:#x} {op:?} aim {:?}", c.number, c.link, c.aim); 
+              let l = &world.pair.links[c.link];
+              eprintln!("neg {:?} window {:?} cmd_sn {:?} room {} closed {:?} err {:?}", l.initiator.negotiated(), l.initiator.window(), l.initiator.cmd_sn(), l.initiator.room(), l.closed, l.error);
+              let d = format!("{:?}", world.pair.shards[0]); 
+              std::fs::write("/tmp/e_shard.txt", format!("{:#?}", world.pair.shards)).unwrap();
+              eprintln!("{}", d.len());
+            } }
+        }
+        world.settle();
+    }
+}
