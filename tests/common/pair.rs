@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use ringtgt::buffer::{Pool, PoolConfig};
 use ringtgt::initiator::{self, Command, CommandDone, Config, Event, Initiator, Payload, wire_lun};
 use ringtgt::scsi::{Identity, LogicalUnit};
-use ringtgt::session::login::{Login, LoginError, LoginEvent, LoginLimits, LoginStatus, PlaceRequest};
+use ringtgt::session::login::{
+    Login, LoginError, LoginEvent, LoginLimits, LoginStatus, PlaceRequest,
+};
 use ringtgt::session::shard::{Shard, ShardConfig};
 use ringtgt::session::target::{PortalGroup, Target, TargetSet};
 use ringtgt::session::{ConnectionError, ReactorId, SessionKey, SessionLimits, UnitId};
@@ -133,6 +135,7 @@ impl Link {
 pub struct Pair {
     pub now: Instant,
     pub shards: Vec<Shard>,
+    pub pools: Vec<Pool>,
     pub disks: Vec<Disk>,
     pub links: Vec<Link>,
     pub segments: Segments,
@@ -163,7 +166,7 @@ impl Default for Setup {
             shards: 1,
             units: 2,
             block_size: BlockSize::B512,
-            pool_bytes: 32 << 20,
+            pool_bytes: 16 << 20,
             limits: SessionLimits::default(),
             seed: 1,
             segments: Segments::Whole,
@@ -173,6 +176,20 @@ impl Default for Setup {
 
 pub fn portal() -> SocketAddr {
     "127.0.0.1:3260".parse().unwrap()
+}
+
+fn pool(bytes: usize) -> Pool {
+    let config = PoolConfig {
+        bytes,
+        numa_node: None,
+        hugepages: false,
+    };
+    Pool::new(config).unwrap().0
+}
+
+/// Free bytes of a pool of the same size that was never used.
+fn pool_like(used: &Pool) -> usize {
+    pool(used.total_bytes()).free_bytes()
 }
 
 /// How many of `len` bytes move now.
@@ -224,12 +241,15 @@ impl Pair {
                 .map(|n| (n, UnitId(u32::from(n))))
                 .collect(),
         };
+        let pools: Vec<Pool> = (0..setup.shards).map(|_| pool(setup.pool_bytes)).collect();
         let shards = (0..setup.shards)
-            .map(|reactor| Self::shard(setup, reactor, &disks))
+            .zip(&pools)
+            .map(|(reactor, pool)| Self::shard(setup, reactor, pool.clone(), &disks))
             .collect();
         Self {
             now: Instant::now(),
             shards,
+            pools,
             disks,
             links: Vec::new(),
             segments: setup.segments,
@@ -244,13 +264,7 @@ impl Pair {
         }
     }
 
-    fn shard(setup: Setup, reactor: u16, disks: &[Disk]) -> Shard {
-        let (pool, _) = Pool::new(PoolConfig {
-            bytes: setup.pool_bytes,
-            numa_node: None,
-            hugepages: false,
-        })
-        .unwrap();
+    fn shard(setup: Setup, reactor: u16, pool: Pool, disks: &[Disk]) -> Shard {
         let mut shard = Shard::new(ShardConfig {
             reactor: ReactorId(reactor),
             reactors: setup.shards,
@@ -307,7 +321,10 @@ impl Pair {
             self.links[link].error,
             self.links[link].closed
         );
-        assert_eq!(self.links[link].pings, 0, "nothing is to be said after a login");
+        assert_eq!(
+            self.links[link].pings, 0,
+            "nothing is to be said after a login"
+        );
         link
     }
 
@@ -329,7 +346,11 @@ impl Pair {
     pub fn quiet(&mut self, link: usize) {
         for lun in 0..u16::try_from(self.disks.len()).unwrap() {
             let mut tries = 0;
-            while self.command_on(link, lun, cdb::TEST_UNIT_READY, Payload::None).status != 0 {
+            while self
+                .command_on(link, lun, cdb::TEST_UNIT_READY, Payload::None)
+                .status
+                != 0
+            {
                 tries += 1;
                 assert!(tries < 8, "LUN {lun} never gets ready");
             }
@@ -419,7 +440,11 @@ impl Pair {
     /// Bytes to and from the initiator.
     fn initiator_turn(&mut self, index: usize) -> bool {
         let len = self.links[index].to_initiator.len();
-        let len = if self.links[index].deaf { 0 } else { self.segment(len) };
+        let len = if self.links[index].deaf {
+            0
+        } else {
+            self.segment(len)
+        };
         let link = &mut self.links[index];
         let bytes: Vec<u8> = link.to_initiator.drain(..len).collect();
         let mut moved = !bytes.is_empty();
@@ -535,7 +560,12 @@ impl Pair {
     /// Before a login ends, the session it takes the place of must be gone.
     fn reinstate(&mut self, index: usize) {
         let (nexus, _) = self.links[index].placed.clone().expect("it was placed");
-        let Some(old) = self.sessions.iter().find(|s| s.nexus == nexus).map(|s| s.seat) else {
+        let Some(old) = self
+            .sessions
+            .iter()
+            .find(|s| s.nexus == nexus)
+            .map(|s| s.seat)
+        else {
             return self.open(index);
         };
         if let Some(link) = self.link_of(old) {
@@ -641,6 +671,24 @@ impl Pair {
         self.sessions.len()
     }
 
+    /// Every connection breaks: then no session, no operation and no memory in use is left.
+    #[track_caller]
+    pub fn assert_all_comes_back(&mut self) {
+        for link in 0..self.links.len() {
+            self.cut(link);
+        }
+        self.run();
+        assert_eq!(self.sessions.len(), 0, "sessions");
+        for disk in &self.disks {
+            assert_eq!(disk.in_flight(), 0, "operations");
+        }
+        for pool in &self.pools {
+            let fresh = pool_like(pool);
+            assert_eq!(pool.promised(), 0, "promises");
+            assert_eq!(pool.free_bytes(), fresh, "memory");
+        }
+    }
+
     /// The next event of a link.
     pub fn event(&mut self, link: usize) -> Option<Event> {
         self.links[link].events.pop_front()
@@ -666,7 +714,10 @@ impl Pair {
 
     pub fn submit_on(&mut self, link: usize, lun: u16, cdb: Cdb, payload: Payload) -> u32 {
         let command = Command::new(0, wire_lun(lun), cdb, payload);
-        self.links[link].initiator.submit(command).expect("there is room")
+        self.links[link]
+            .initiator
+            .submit(command)
+            .expect("there is room")
     }
 
     /// Issues a command on LUN 0 and waits for its end.
@@ -718,7 +769,11 @@ impl Pair {
     #[track_caller]
     pub fn write(&mut self, link: usize, lba: u32, data: &[u8]) {
         let blocks = u16::try_from(data.len() / BLOCK).unwrap();
-        let done = self.command(link, cdb::write_10(lba, blocks), Payload::Write(data.to_vec()));
+        let done = self.command(
+            link,
+            cdb::write_10(lba, blocks),
+            Payload::Write(data.to_vec()),
+        );
         assert!(done.is_good(), "{done:?}");
     }
 
