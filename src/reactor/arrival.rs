@@ -266,7 +266,10 @@ impl Reactor {
                     self.around.counters.sent_bytes.add(bytes as u64);
                     entering.login.transmitted(bytes);
                 }
-                Sent::Nothing => break,
+                Sent::Nothing => {
+                    self.is_blocked = true;
+                    break;
+                }
                 Sent::Failed(kind) => {
                     entering
                         .login

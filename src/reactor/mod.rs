@@ -93,6 +93,8 @@ struct Reactor {
     unsent: Vec<usize>,
     /// The same, while they are being sent to.
     sending: Vec<usize>,
+    /// A socket took no more, and may not have recovered yet.
+    is_blocked: bool,
     login: LoginLimits,
     idle: Idle,
     timer: Timer,
@@ -114,6 +116,9 @@ impl Reactor {
             };
             match next {
                 Next::Spin if self.speculates() => {}
+                Next::Look if self.speculates() && !self.has_cold_sockets() => {
+                    self.now = Instant::now();
+                }
                 Next::Spin | Next::Look => self.look(),
                 Next::Sleep => self.sleep(),
             }
@@ -139,6 +144,11 @@ impl Reactor {
     fn speculates(&self) -> bool {
         const FEW: usize = 16;
         self.idle.speculates() && self.active.len() <= FEW
+    }
+
+    /// Whether there is a socket that only the kernel's edges bring back.
+    fn has_cold_sockets(&self) -> bool {
+        self.active.len() < self.connections.len() || self.is_blocked
     }
 
     fn take_messages(&mut self) -> usize {
@@ -217,6 +227,11 @@ impl Reactor {
             // Only a signal interrupts it, and the next turn asks again.
             return;
         }
+        self.is_blocked = self.is_blocked
+            && self
+                .connections
+                .values()
+                .any(|connection| !connection.socket.is_writable());
         for event in &self.events {
             let Some(connection) = self.connections.at(event.token().0) else {
                 continue;

@@ -236,6 +236,7 @@ impl Reactor {
             active: Vec::with_capacity(EVENTS),
             unsent: Vec::with_capacity(EVENTS),
             sending: Vec::with_capacity(EVENTS),
+            is_blocked: false,
             login: config.login,
             idle: Idle::new(config.poll, config.spin),
             timer: Timer::new(now),
