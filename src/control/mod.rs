@@ -32,6 +32,7 @@ use self::listener::{Acceptor, ConnectionLimits, Listeners};
 use self::plan::Plan;
 use self::service::{Duty, Running, Service};
 use crate::backend::Medium;
+use crate::backend::offload::OffloadPool;
 use crate::reactor::{Berth, Census, Surroundings};
 use crate::session::SessionLimits;
 use crate::session::login::LoginLimits;
@@ -145,6 +146,8 @@ pub struct Controller {
     reactors: Vec<JoinHandle<()>>,
     counters: Vec<Arc<Cell>>,
     media: Vec<Arc<dyn Medium>>,
+    /// Its threads end with it, so it must outlive the reactors.
+    offload: Arc<OffloadPool>,
     census: Arc<Census>,
     facts: Facts,
 }
@@ -193,7 +196,8 @@ impl Controller {
             counters: Arc::clone(counters),
         };
         let around: Vec<_> = counters.iter().map(around).collect();
-        let reactors = plan.start(berths, around, &mut notes)?;
+        let offload = plan.offload()?;
+        let reactors = plan.start(&offload, berths, around, &mut notes)?;
         let census = Arc::new(Census::default());
         let facts = plan.facts(&targets, &bound, notes);
         let acceptor = Acceptor {
@@ -221,6 +225,7 @@ impl Controller {
             reactors,
             counters,
             media,
+            offload,
             census,
             facts,
         })
@@ -263,6 +268,7 @@ impl Controller {
                 problems.push(format!("reactor {index} had failed"));
             }
         }
+        drop(self.offload);
         for medium in &self.media {
             let geometry = medium.geometry();
             if geometry.read_only {
