@@ -1,7 +1,7 @@
 //! The initiator against a target made by hand.
 
 use proptest::prelude::*;
-use zerocopy::{FromBytes, FromZeros};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::*;
 use crate::pdu::bhs::*;
@@ -439,6 +439,27 @@ fn a_closed_window_gives_the_command_back() {
     );
     target.answer(Opcode::NOP_IN, NO_TAG, |_| {}, &[]).unwrap();
     assert_eq!(target.initiator.room(), 4);
+}
+
+#[test]
+fn commands_of_other_connections_are_only_borne_with_when_not_strict() {
+    for strict in [true, false] {
+        let mut target = Target::logged_in(|c| c.strict = strict, b"");
+        let there = target.initiator.cmd_sn();
+        let mut bhs = NopInBhs::new_zeroed();
+        (bhs.opcode, bhs.flags) = (Opcode::NOP_IN.0, FINAL);
+        bhs.initiator_task_tag = NO_TAG.into();
+        bhs.target_transfer_tag = NO_TAG.into();
+        (bhs.exp_cmd_sn, bhs.max_cmd_sn) = (there.plus(9).0.into(), there.plus(20).0.into());
+        let result = target.initiator.handle_bytes(bhs.as_bytes());
+        assert_eq!(result.is_err(), strict);
+        let last = if strict {
+            there.plus(3)
+        } else {
+            there.plus(20)
+        };
+        assert_eq!(target.initiator.window().1, last);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::sense::key;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum UnitAttention {
-    /// 29h/01h: the target was started.
+    /// 29h/00h: the target was started, or the session is new.
     PowerOn,
     /// 29h/02h: SCSI bus reset (TARGET WARM RESET).
     BusReset,

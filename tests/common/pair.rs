@@ -117,6 +117,10 @@ pub struct Link {
     ready: bool,
     /// The initiator does not read.
     pub deaf: bool,
+    /// Bytes that the target received.
+    pub sent_bytes: usize,
+    /// The network breaks after so many of them.
+    pub breaks_after: Option<usize>,
 }
 
 impl Link {
@@ -289,6 +293,8 @@ impl Pair {
             placed: None,
             ready: false,
             deaf: false,
+            sent_bytes: 0,
+            breaks_after: None,
         });
         self.links.len() - 1
     }
@@ -444,7 +450,10 @@ impl Pair {
         }
         let unsent = link.initiator.poll_transmit();
         let len = unsent.len();
-        link.to_target.extend(unsent);
+        let left = link.breaks_after.map_or(len, |most| most - link.sent_bytes);
+        let arrives = len.min(left);
+        link.to_target.extend(&unsent[..arrives]);
+        link.sent_bytes += arrives;
         link.initiator.transmitted(len);
         moved | (len > 0)
     }
