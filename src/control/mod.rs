@@ -159,15 +159,7 @@ impl Controller {
     /// When something cannot be had; then nothing runs.
     pub fn start(config: &Config, settings: Settings) -> Result<Self, Failure> {
         let mut notes = config.notes.clone();
-        if let Err(error) = socket::raise_descriptor_limit() {
-            notes.push(format!("the limit of open files stays as it is: {error}"));
-        }
-        let cores = cores::choose(
-            config.reactors.cores.as_deref(),
-            &cpu::allowed_cores(),
-            &cpu::isolated_cores(),
-        )
-        .map_err(Failure::one)?;
+        let cores = prepare(config, &mut notes)?;
         let mut listeners = Listeners::default();
         let bound = bind(config, &mut listeners)?;
         let mut opened = build::open_storages(config, &settings).map_err(Failure)?;
@@ -293,6 +285,15 @@ impl Controller {
 #[must_use]
 pub fn summary_of(counters: &[Arc<Cell>]) -> String {
     stats::summary(counters.iter().map(|cell| &**cell))
+}
+
+/// Raises the limit of open files; gives the reactors' cores.
+fn prepare(config: &Config, notes: &mut Vec<String>) -> Result<Vec<u32>, Failure> {
+    if let Err(error) = socket::raise_descriptor_limit() {
+        notes.push(format!("the limit of open files stays as it is: {error}"));
+    }
+    let asked = config.reactors.cores.as_deref();
+    cores::choose(asked, &cpu::allowed_cores(), &cpu::isolated_cores()).map_err(Failure::one)
 }
 
 /// Binds every portal; gives their ids and what the addresses became.
