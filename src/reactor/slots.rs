@@ -64,6 +64,11 @@ impl<T> Slots<T> {
         self.slots.len() - self.free.len()
     }
 
+    /// One more than the highest number there ever was.
+    pub(super) fn bound(&self) -> usize {
+        self.slots.len()
+    }
+
     pub(super) fn numbers(&self) -> impl Iterator<Item = usize> + '_ {
         self.slots
             .iter()
