@@ -37,7 +37,7 @@ use crate::reactor::{Berth, Census, Surroundings};
 use crate::session::SessionLimits;
 use crate::session::login::LoginLimits;
 use crate::stats::{self, Cell};
-use crate::sys::{cpu, socket};
+use crate::sys::{cpu, numa, socket};
 
 /// Events that wait for the control thread to log them.
 const EVENTS: usize = 1024;
@@ -293,7 +293,18 @@ fn prepare(config: &Config, notes: &mut Vec<String>) -> Result<Vec<u32>, Failure
         notes.push(format!("the limit of open files stays as it is: {error}"));
     }
     let asked = config.reactors.cores.as_deref();
-    cores::choose(asked, &cpu::allowed_cores(), &cpu::isolated_cores()).map_err(Failure::one)
+    let mut allowed = cpu::allowed_cores();
+    if asked.is_none()
+        && let Some(node) = config.numa_node(notes)
+    {
+        let near = |core: &u32| numa::node_of_core(*core) == Some(node);
+        if allowed.iter().any(near) {
+            allowed.retain(near);
+        } else {
+            notes.push(format!("NUMA node {node} has no core this process may use"));
+        }
+    }
+    cores::choose(asked, &allowed, &cpu::isolated_cores()).map_err(Failure::one)
 }
 
 /// Binds every portal; gives their ids and what the addresses became.
