@@ -53,6 +53,7 @@ impl Session {
             }
             if budget == 0 || !self.tx.has_room() {
                 more = budget == 0;
+                self.paused = !more;
                 break Ok(());
             }
             budget -= 1;

@@ -528,7 +528,7 @@ fn a_large_write_is_asked_for_by_r2t_however_it_is_cut() {
         let mut host = Host::open(&mut shard, params);
         host.cut = cut;
         let blocks = if cut == 1 { 100 } else { 5000 };
-        let data = pattern(usize::from(blocks as u16) * 512);
+        let data = pattern(usize::from(blocks) * 512);
         host.write(&mut shard, 5, 100, blocks, &data[..8192]);
         let (response, r2ts) = feed(&host, &mut shard, 5, &data, piece);
         assert_eq!(response_status(&response), 0);
