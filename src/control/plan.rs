@@ -35,11 +35,11 @@ impl Plan<'_> {
     /// Starts all reactors, or none.
     pub(super) fn start(
         &self,
+        offload: &Arc<OffloadPool>,
         berths: Vec<Berth>,
         around: Vec<Surroundings>,
         notes: &mut Vec<String>,
     ) -> Result<Vec<JoinHandle<()>>, Failure> {
-        let offload = self.offload()?;
         let memory = self.memory(notes);
         let ring = self.ring(notes);
         let mut threads = Vec::new();
@@ -62,7 +62,7 @@ impl Plan<'_> {
                 login: self.settings.login,
                 limits: self.settings.sessions,
                 seats: self.seats.to_vec(),
-                offload: Arc::clone(&offload),
+                offload: Arc::clone(offload),
             };
             match reactor::start(config, berth, around) {
                 Ok((thread, report)) => {
@@ -84,7 +84,8 @@ impl Plan<'_> {
         Ok(threads)
     }
 
-    fn offload(&self) -> Result<Arc<OffloadPool>, Failure> {
+    /// Threads for what blocks, off the reactors' cores where there are others.
+    pub(super) fn offload(&self) -> Result<Arc<OffloadPool>, Failure> {
         let spare: Vec<u32> = cpu::allowed_cores()
             .into_iter()
             .filter(|core| !self.cores.contains(core))

@@ -209,18 +209,13 @@ impl Reactor {
             pool,
             limits: config.limits,
         });
-        for seat in config.seats {
-            let context = AttachContext {
-                ring: ring.clone(),
-                offload: Arc::clone(&config.offload),
-                waker: crate::backend::Waker(berth.mailbox.bell()),
-                depth: seat.depth,
-            };
-            let backend = Arc::clone(&seat.medium).attach(&context).map_err(|error| {
-                io::Error::new(error.kind(), format!("{}: {error}", seat.medium.describe()))
-            })?;
-            shard.attach_unit(seat.id, seat.unit, backend);
-        }
+        let context = AttachContext {
+            ring: ring.clone(),
+            offload: config.offload,
+            waker: crate::backend::Waker(berth.mailbox.bell()),
+            depth: 0,
+        };
+        attach(&mut shard, config.seats, &context)?;
         let now = Instant::now();
         let reactor = Self {
             id: config.id,
@@ -236,6 +231,7 @@ impl Reactor {
             active: Vec::with_capacity(EVENTS),
             unsent: Vec::with_capacity(EVENTS),
             sending: Vec::with_capacity(EVENTS),
+            is_blocked: false,
             login: config.login,
             idle: Idle::new(config.poll, config.spin),
             timer: Timer::new(now),
@@ -250,4 +246,21 @@ impl Reactor {
             },
         ))
     }
+}
+
+/// Gives every logical unit a backend of this core.
+fn attach(shard: &mut Shard, seats: Vec<Seat>, context: &AttachContext) -> io::Result<()> {
+    for seat in seats {
+        let context = AttachContext {
+            depth: seat.depth,
+            ..context.clone()
+        };
+        let named = |error: io::Error| {
+            let what = seat.medium.describe();
+            io::Error::new(error.kind(), format!("{what}: {error}"))
+        };
+        let backend = Arc::clone(&seat.medium).attach(&context).map_err(named)?;
+        shard.attach_unit(seat.id, seat.unit, backend);
+    }
+    Ok(())
 }

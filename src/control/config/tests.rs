@@ -171,6 +171,21 @@ fn what_has_no_file_needs_a_size_in_whole_blocks() {
 }
 
 #[test]
+fn reactors_go_to_the_numa_node_that_all_storages_want() {
+    let storage = |node| Storage {
+        numa_node: node,
+        ..Storage::new(0, BackendKind::Null, PathBuf::from("n"))
+    };
+    let mut config = Config::default();
+    let mut notes = Vec::new();
+    assert_eq!(config.numa_node(&mut notes), None);
+    config.storages = vec![storage(Some(1)), storage(None), storage(Some(1))];
+    assert_eq!((config.numa_node(&mut notes), notes.len()), (Some(1), 0));
+    config.storages.push(storage(Some(0)));
+    assert_eq!((config.numa_node(&mut notes), notes.len()), (None, 1));
+}
+
+#[test]
 fn our_own_members_are_read() {
     let text = r#"{"storages": [{"deviceID": 1, "path": "/d", "backendType": "file", "size": "1G", "serial": "S1",
         "vendor": "ACME", "product": "Disk", "readOnly": true, "writeCache": false, "online": false, "blockShift": 12}],
