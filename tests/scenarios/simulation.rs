@@ -490,6 +490,13 @@ impl World {
             assert!(gone, "seed {}: {aim:?}: {response}", self.seed);
             return;
         }
+        let answered =
+            matches!(aim, Aim::Task(tag) if !self.clients[client].ops.contains_key(&tag));
+        assert!(
+            !answered,
+            "seed {}: a task was both answered and aborted",
+            self.seed
+        );
         for tag in over {
             if let Some(op) = self.clients[client].ops.remove(&tag) {
                 let link = self.clients[client].link;
