@@ -17,6 +17,7 @@ use ringtgt::buffer::{Pool, PoolConfig};
 use ringtgt::initiator::{self, Config, Event, Initiator, Payload};
 use ringtgt::scsi::{Identity, LogicalUnit};
 use ringtgt::session::login::{Login, LoginError, LoginLimits, LoginStatus};
+use ringtgt::session::params::OperationalParams;
 use ringtgt::session::shard::{Shard, ShardConfig};
 use ringtgt::session::target::{PortalGroup, Target, TargetSet};
 use ringtgt::session::{ConnectionError, ReactorId, SessionKey, SessionLimits, UnitId};
@@ -109,6 +110,8 @@ pub struct Link {
     pub(super) side: Side,
     pub(super) to_target: VecDeque<u8>,
     pub(super) to_initiator: VecDeque<u8>,
+    /// What the target agreed to.
+    pub params: Option<OperationalParams>,
     pub(super) placed: Option<(Nexus, usize)>,
     /// The session said that it has something to send.
     pub(super) ready: bool,
@@ -155,6 +158,8 @@ pub struct Setup {
     pub limits: SessionLimits,
     pub seed: u64,
     pub segments: Segments,
+    /// Targets beside [`TARGET`], without LUNs.
+    pub more_targets: usize,
 }
 
 impl Default for Setup {
@@ -167,6 +172,7 @@ impl Default for Setup {
             limits: SessionLimits::default(),
             seed: 1,
             segments: Segments::Whole,
+            more_targets: 0,
         }
     }
 }
@@ -220,6 +226,16 @@ impl Pair {
                 .map(|n| (n, UnitId(u32::from(n))))
                 .collect(),
         };
+        let more = (0..setup.more_targets).map(|n| {
+            Arc::new(Target {
+                name: format!("{TARGET}-{n:04}"),
+                luns: Vec::new(),
+                ..target.clone()
+            })
+        });
+        let targets = std::iter::once(Arc::new(target.clone()))
+            .chain(more)
+            .collect();
         let pools: Vec<Pool> = (0..setup.shards).map(|_| pool(setup.pool_bytes)).collect();
         let shards = (0..setup.shards)
             .zip(&pools)
@@ -235,9 +251,7 @@ impl Pair {
             random: Random::new(setup.seed),
             limits: LoginLimits::default(),
             next_shard: None,
-            targets: Arc::new(TargetSet {
-                targets: vec![Arc::new(target)],
-            }),
+            targets: Arc::new(TargetSet { targets }),
             sessions: Vec::new(),
             next_tsih: 1,
         }
@@ -281,6 +295,7 @@ impl Pair {
             ))),
             to_target: VecDeque::new(),
             to_initiator: VecDeque::new(),
+            params: None,
             placed: None,
             ready: false,
             deaf: false,
@@ -300,6 +315,7 @@ impl Pair {
             self.links[link].error,
             self.links[link].closed
         );
+        self.assert_agreed(link);
         assert_eq!(
             self.links[link].pings, 0,
             "nothing is to be said after a login"

@@ -2,6 +2,7 @@
 
 use ringtgt::buffer::Pool;
 use ringtgt::initiator::{Command, CommandDone, Event, Payload, wire_lun};
+use ringtgt::session::params::OperationalParams;
 
 use super::cdb::{self, Cdb};
 use super::pair::{BLOCK, BLOCKS, Closed, Link, Pair, pool};
@@ -45,6 +46,32 @@ impl Pair {
     pub fn assert_well(&self, link: usize) {
         assert_eq!(self.links[link].error, None);
         assert_eq!(self.links[link].closed, None);
+    }
+
+    /// Both sides came out of the login with the same numbers.
+    #[track_caller]
+    pub fn assert_agreed(&self, link: usize) {
+        let theirs = self.links[link].initiator.negotiated().expect("logged in");
+        let ours = self.links[link].params.expect("logged in");
+        let mut seen = OperationalParams {
+            header_digest: theirs.header_digest,
+            data_digest: theirs.data_digest,
+            initial_r2t: theirs.initial_r2t,
+            immediate_data: theirs.immediate_data,
+            max_send_data_segment_length: theirs.max_recv_data_segment_length,
+            max_recv_data_segment_length: theirs.max_send_data_segment_length,
+            max_burst_length: theirs.max_burst_length,
+            first_burst_length: theirs.first_burst_length,
+            max_outstanding_r2t: theirs.max_outstanding_r2t,
+            default_time2wait: theirs.default_time2wait,
+            default_time2retain: theirs.default_time2retain,
+            error_recovery_level: theirs.error_recovery_level,
+        };
+        if !seen.immediate_data && seen.initial_r2t {
+            // FirstBurstLength means nothing then (section 13.14).
+            seen.first_burst_length = ours.first_burst_length;
+        }
+        assert_eq!(seen, ours);
     }
 
     /// The target closed the connection for this reason.

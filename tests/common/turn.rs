@@ -185,7 +185,9 @@ impl Pair {
             self.links[index].closed = Some(Closed::Login(error));
             return;
         }
-        match self.shards[shard].open_session(login.finish(window), self.now) {
+        let established = login.finish(window);
+        self.links[index].params = Some(established.params);
+        match self.shards[shard].open_session(established, self.now) {
             Ok(key) => {
                 let seat = Seat { shard, key };
                 self.sessions.push(Session { nexus, seat });
