@@ -448,10 +448,10 @@ impl Pair {
         let link = &mut self.links[index];
         let bytes: Vec<u8> = link.to_initiator.drain(..len).collect();
         let mut moved = !bytes.is_empty();
-        if link.error.is_none() {
-            if let Err(error) = link.initiator.handle_bytes(&bytes) {
-                link.error = Some(error);
-            }
+        if link.error.is_none()
+            && let Err(error) = link.initiator.handle_bytes(&bytes)
+        {
+            link.error = Some(error);
         }
         while let Some(event) = link.initiator.poll_event() {
             moved = true;
