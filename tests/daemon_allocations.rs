@@ -117,7 +117,7 @@ impl Load {
                 cdb[2..6].copy_from_slice(&lba[4..]);
                 cdb[8] = blocks;
                 let bytes = usize::from(blocks) * 512;
-                let is_write = self.issued / 5 % 2 == 0;
+                let is_write = (self.issued / 5).is_multiple_of(2);
                 cdb[0] = if is_write { 0x2a } else { 0x28 };
                 let payload = if is_write {
                     Payload::Write(vec![0xa5; bytes])
