@@ -164,6 +164,7 @@ fn a_command_that_never_came_can_be_aborted_and_is_then_not_done() {
     let missing = pair.links[link].initiator.cmd_sn();
     let abort = request(1, 0, 0x8000_0055, missing.0);
     raw::send_at(&mut pair, link, &abort, &[], missing.next().0);
+    pair.links[link].initiator.set_cmd_sn(missing.next());
     pair.run();
     assert_eq!(
         raw_answer(&mut pair, link),
@@ -173,7 +174,6 @@ fn a_command_that_never_came_can_be_aborted_and_is_then_not_done() {
     raw::send_at(&mut pair, link, &late, &[1; BLOCK], missing.0);
     pair.run();
     assert_eq!(pair.disk().bytes()[0], 0);
-    pair.links[link].initiator.set_cmd_sn(missing.next());
     raw::answers(&mut pair, link);
     pair.assert_works(link);
 }
