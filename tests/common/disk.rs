@@ -144,7 +144,9 @@ impl State {
         if len == 0 {
             return Ok(());
         }
-        let buffer = buffer.as_mut().expect("an operation with data has a buffer");
+        let buffer = buffer
+            .as_mut()
+            .expect("an operation with data has a buffer");
         if write {
             self.bytes[place].copy_from_slice(&buffer.as_slice()[..len]);
         } else {

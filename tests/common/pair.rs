@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 use ringtgt::buffer::{Pool, PoolConfig};
 use ringtgt::initiator::{self, Command, CommandDone, Config, Event, Initiator, Payload, wire_lun};
 use ringtgt::scsi::{Identity, LogicalUnit};
-use ringtgt::session::login::{Login, LoginError, LoginEvent, LoginLimits, LoginStatus, PlaceRequest};
+use ringtgt::session::login::{
+    Login, LoginError, LoginEvent, LoginLimits, LoginStatus, PlaceRequest,
+};
 use ringtgt::session::shard::{Shard, ShardConfig};
 use ringtgt::session::target::{PortalGroup, Target, TargetSet};
 use ringtgt::session::{ConnectionError, ReactorId, SessionKey, SessionLimits, UnitId};
@@ -307,7 +309,10 @@ impl Pair {
             self.links[link].error,
             self.links[link].closed
         );
-        assert_eq!(self.links[link].pings, 0, "nothing is to be said after a login");
+        assert_eq!(
+            self.links[link].pings, 0,
+            "nothing is to be said after a login"
+        );
         link
     }
 
@@ -329,7 +334,11 @@ impl Pair {
     pub fn quiet(&mut self, link: usize) {
         for lun in 0..u16::try_from(self.disks.len()).unwrap() {
             let mut tries = 0;
-            while self.command_on(link, lun, cdb::TEST_UNIT_READY, Payload::None).status != 0 {
+            while self
+                .command_on(link, lun, cdb::TEST_UNIT_READY, Payload::None)
+                .status
+                != 0
+            {
                 tries += 1;
                 assert!(tries < 8, "LUN {lun} never gets ready");
             }
@@ -419,7 +428,11 @@ impl Pair {
     /// Bytes to and from the initiator.
     fn initiator_turn(&mut self, index: usize) -> bool {
         let len = self.links[index].to_initiator.len();
-        let len = if self.links[index].deaf { 0 } else { self.segment(len) };
+        let len = if self.links[index].deaf {
+            0
+        } else {
+            self.segment(len)
+        };
         let link = &mut self.links[index];
         let bytes: Vec<u8> = link.to_initiator.drain(..len).collect();
         let mut moved = !bytes.is_empty();
@@ -535,7 +548,12 @@ impl Pair {
     /// Before a login ends, the session it takes the place of must be gone.
     fn reinstate(&mut self, index: usize) {
         let (nexus, _) = self.links[index].placed.clone().expect("it was placed");
-        let Some(old) = self.sessions.iter().find(|s| s.nexus == nexus).map(|s| s.seat) else {
+        let Some(old) = self
+            .sessions
+            .iter()
+            .find(|s| s.nexus == nexus)
+            .map(|s| s.seat)
+        else {
             return self.open(index);
         };
         if let Some(link) = self.link_of(old) {
@@ -666,7 +684,10 @@ impl Pair {
 
     pub fn submit_on(&mut self, link: usize, lun: u16, cdb: Cdb, payload: Payload) -> u32 {
         let command = Command::new(0, wire_lun(lun), cdb, payload);
-        self.links[link].initiator.submit(command).expect("there is room")
+        self.links[link]
+            .initiator
+            .submit(command)
+            .expect("there is room")
     }
 
     /// Issues a command on LUN 0 and waits for its end.
@@ -718,7 +739,11 @@ impl Pair {
     #[track_caller]
     pub fn write(&mut self, link: usize, lba: u32, data: &[u8]) {
         let blocks = u16::try_from(data.len() / BLOCK).unwrap();
-        let done = self.command(link, cdb::write_10(lba, blocks), Payload::Write(data.to_vec()));
+        let done = self.command(
+            link,
+            cdb::write_10(lba, blocks),
+            Payload::Write(data.to_vec()),
+        );
         assert!(done.is_good(), "{done:?}");
     }
 

@@ -113,7 +113,8 @@ pub fn send<T: IntoBytes + Immutable>(pair: &mut Pair, link: usize, bhs: &T, dat
     let cmd_sn = pair.links[link].initiator.cmd_sn();
     send_at(pair, link, bhs, data, cmd_sn.0);
     let opcode = bhs.as_bytes()[0];
-    if opcode & IMMEDIATE == 0 && opcode != Opcode::DATA_OUT.0 && opcode != Opcode::SNACK_REQUEST.0 {
+    if opcode & IMMEDIATE == 0 && opcode != Opcode::DATA_OUT.0 && opcode != Opcode::SNACK_REQUEST.0
+    {
         pair.links[link].initiator.set_cmd_sn(cmd_sn.next());
     }
 }
@@ -167,7 +168,10 @@ pub fn status(pair: &mut Pair, link: usize, tag: u32) -> (u8, Vec<u8>) {
         }
     }
     let link = &pair.links[link];
-    panic!("no status for {tag:#x}: {all:?} {:?} {:?} {:?}", link.events, link.error, link.closed);
+    panic!(
+        "no status for {tag:#x}: {all:?} {:?} {:?} {:?}",
+        link.events, link.error, link.closed
+    );
 }
 
 /// Reasons of the Rejects that came.

@@ -10,7 +10,13 @@ use crate::common::pair::{BLOCK, Closed, INITIATOR, Pair, Segments, Setup, TARGE
 use crate::common::raw;
 
 fn config(header: bool, data: bool) -> Config {
-    let offer = |on| if on { DigestOffer::Required } else { DigestOffer::Off };
+    let offer = |on| {
+        if on {
+            DigestOffer::Required
+        } else {
+            DigestOffer::Off
+        }
+    };
     let mut config = Config::normal(INITIATOR, TARGET);
     config.offers.header_digest = offer(header);
     config.offers.data_digest = offer(data);
@@ -47,7 +53,10 @@ fn with_every_mixture_of_digests_data_arrives() {
 
 #[test]
 fn a_list_is_settled_by_its_order() {
-    for (offer, on) in [(DigestOffer::Preferred, true), (DigestOffer::Tolerated, false)] {
+    for (offer, on) in [
+        (DigestOffer::Preferred, true),
+        (DigestOffer::Tolerated, false),
+    ] {
         let mut pair = Pair::new();
         let mut config = config(false, false);
         config.offers.header_digest = offer;
@@ -105,7 +114,10 @@ fn damaged_data_is_rejected_and_the_connection_goes_on() {
         bytes[60] ^= 1;
         pair.links[link].initiator.send_raw(&bytes);
         pair.run();
-        assert_eq!(raw::rejects(&mut pair, link), [RejectReason::DATA_DIGEST_ERROR]);
+        assert_eq!(
+            raw::rejects(&mut pair, link),
+            [RejectReason::DATA_DIGEST_ERROR]
+        );
         // The rejected number was not used up (section 7.2): the initiator sends it again.
         if !immediate {
             let (expected, _) = pair.links[link].initiator.window();
@@ -127,7 +139,10 @@ fn a_write_whose_immediate_data_was_damaged_writes_nothing() {
     bytes[100] ^= 1;
     pair.links[link].initiator.send_raw(&bytes);
     pair.run();
-    assert_eq!(raw::rejects(&mut pair, link), [RejectReason::DATA_DIGEST_ERROR]);
+    assert_eq!(
+        raw::rejects(&mut pair, link),
+        [RejectReason::DATA_DIGEST_ERROR]
+    );
     assert!(pair.disk().bytes().iter().all(|&byte| byte == 0));
     let (expected, _) = pair.links[link].initiator.window();
     pair.links[link].initiator.set_cmd_sn(expected);
@@ -145,7 +160,12 @@ fn a_write_whose_data_out_was_damaged_does_not_end_well() {
         let other = pair.quiet_session();
         pair.quiet(link);
         let blocks = u16::try_from(len / BLOCK).unwrap();
-        let write = raw::command(raw::TAG, 0xa0, u32::try_from(len).unwrap(), cdb::write_10(0, blocks));
+        let write = raw::command(
+            raw::TAG,
+            0xa0,
+            u32::try_from(len).unwrap(),
+            cdb::write_10(0, blocks),
+        );
         raw::send(&mut pair, link, &write, &[]);
         pair.run();
         let answers = raw::answers(&mut pair, link);

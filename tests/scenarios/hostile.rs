@@ -31,7 +31,9 @@ fn a_data_segment_longer_than_declared_ends_the_connection_before_it_comes() {
 /// A stream of PDUs that are nearly right.
 fn nearly(random: &mut Random, pair: &Pair, link: usize) -> Vec<u8> {
     let initiator = &pair.links[link].initiator;
-    let opcodes = [0x00u8, 0x01, 0x01, 0x01, 0x02, 0x03, 0x04, 0x05, 0x05, 0x06, 0x10, 0x1f];
+    let opcodes = [
+        0x00u8, 0x01, 0x01, 0x01, 0x02, 0x03, 0x04, 0x05, 0x05, 0x06, 0x10, 0x1f,
+    ];
     let mut bhs = [0u8; 48];
     bhs[0] = opcodes[random.index(opcodes.len())] | if random.chance(3) { 0x40 } else { 0 };
     bhs[1] = random.bytes(1)[0];
@@ -39,14 +41,24 @@ fn nearly(random: &mut Random, pair: &Pair, link: usize) -> Vec<u8> {
         // TARGET COLD RESET would rightly end the other sessions.
         bhs[1] ^= 1;
     }
-    let len = if random.chance(2) { 0 } else { random.index(2000) };
+    let len = if random.chance(2) {
+        0
+    } else {
+        random.index(2000)
+    };
     bhs[5..8].copy_from_slice(&u32::try_from(len).unwrap().to_be_bytes()[1..]);
     bhs[9] = u8::try_from(random.below(3)).unwrap();
     let tag = 0x8000_0000 | u32::try_from(random.below(4)).unwrap();
     bhs[16..20].copy_from_slice(&tag.to_be_bytes());
-    let transfer = if random.chance(2) { u32::MAX } else { u32::try_from(random.below(8)).unwrap() };
+    let transfer = if random.chance(2) {
+        u32::MAX
+    } else {
+        u32::try_from(random.below(8)).unwrap()
+    };
     bhs[20..24].copy_from_slice(&transfer.to_be_bytes());
-    let cmd_sn = initiator.cmd_sn().plus(u32::try_from(random.below(4)).unwrap());
+    let cmd_sn = initiator
+        .cmd_sn()
+        .plus(u32::try_from(random.below(4)).unwrap());
     bhs[24..28].copy_from_slice(&cmd_sn.0.to_be_bytes());
     bhs[28..32].copy_from_slice(&initiator.exp_stat_sn().0.to_be_bytes());
     let cdb = match random.below(4) {
@@ -77,10 +89,18 @@ fn nearly_right_pdus_harm_neither_the_target_nor_another_session() {
         let mut pair = Pair::with(Setup {
             shards: 2,
             seed: seed + 1,
-            segments: if seed % 3 == 0 { Segments::Random } else { Segments::Whole },
+            segments: if seed % 3 == 0 {
+                Segments::Random
+            } else {
+                Segments::Whole
+            },
             ..Setup::default()
         });
-        pair.disk().set_pace(if seed % 2 == 0 { Pace::AtOnce } else { Pace::Whenever });
+        pair.disk().set_pace(if seed % 2 == 0 {
+            Pace::AtOnce
+        } else {
+            Pace::Whenever
+        });
         let witness = pair.quiet_session();
         let mut random = Random::new(seed + 1000);
         for _ in 0..4 {

@@ -41,10 +41,21 @@ fn a_login_may_start_in_the_operational_stage() {
 fn without_a_single_offer_the_defaults_hold_on_both_sides() {
     let mut pair = Pair::new();
     let left_out = [
-        "HeaderDigest", "DataDigest", "MaxRecvDataSegmentLength", "DefaultTime2Wait",
-        "DefaultTime2Retain", "ErrorRecoveryLevel", "MaxConnections", "InitialR2T", "ImmediateData",
-        "MaxBurstLength", "FirstBurstLength", "MaxOutstandingR2T", "DataPDUInOrder",
-        "DataSequenceInOrder", "SessionType",
+        "HeaderDigest",
+        "DataDigest",
+        "MaxRecvDataSegmentLength",
+        "DefaultTime2Wait",
+        "DefaultTime2Retain",
+        "ErrorRecoveryLevel",
+        "MaxConnections",
+        "InitialR2T",
+        "ImmediateData",
+        "MaxBurstLength",
+        "FirstBurstLength",
+        "MaxOutstandingR2T",
+        "DataPDUInOrder",
+        "DataSequenceInOrder",
+        "SessionType",
     ];
     let link = pair.login(Config {
         left_out: left_out.map(str::to_owned).to_vec(),
@@ -62,7 +73,12 @@ fn without_a_single_offer_the_defaults_hold_on_both_sides() {
 
 #[test]
 fn however_the_bytes_are_cut_a_session_works() {
-    for segments in [Segments::Of(1), Segments::Of(47), Segments::Of(49), Segments::Random] {
+    for segments in [
+        Segments::Of(1),
+        Segments::Of(47),
+        Segments::Of(49),
+        Segments::Random,
+    ] {
         let mut pair = Pair::with(Setup {
             segments,
             ..Setup::default()
@@ -79,9 +95,15 @@ fn an_unknown_target_is_not_found() {
     pair.run();
     assert!(matches!(
         pair.links[link].error,
-        Some(Error::Refused { status: LoginStatus::NOT_FOUND, .. })
+        Some(Error::Refused {
+            status: LoginStatus::NOT_FOUND,
+            ..
+        })
     ));
-    pair.assert_closed(link, Closed::Login(LoginError::Refused(Refusal::TargetNotFound)));
+    pair.assert_closed(
+        link,
+        Closed::Login(LoginError::Refused(Refusal::TargetNotFound)),
+    );
 }
 
 #[test]
@@ -94,7 +116,10 @@ fn a_session_that_does_not_exist_cannot_be_joined() {
     pair.run();
     assert!(matches!(
         pair.links[link].error,
-        Some(Error::Refused { status: LoginStatus::SESSION_DOES_NOT_EXIST, .. })
+        Some(Error::Refused {
+            status: LoginStatus::SESSION_DOES_NOT_EXIST,
+            ..
+        })
     ));
 }
 
@@ -111,7 +136,12 @@ fn a_connection_that_says_nothing_is_closed_in_time() {
 
 #[test]
 fn anything_but_a_login_request_ends_the_connection_without_an_answer() {
-    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x40; 48], &[0xff; 4096], &[0; 1]] {
+    for bytes in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0x40; 48],
+        &[0xff; 4096],
+        &[0; 1],
+    ] {
         let mut pair = Pair::new();
         let link = pair.connect(config());
         pair.links[link].initiator.transmitted(usize::MAX);
@@ -139,7 +169,10 @@ fn a_login_request_in_the_full_feature_phase_is_rejected_or_ends_the_connection(
 fn a_discovery_session_lists_the_target_and_takes_no_command() {
     let mut pair = Pair::new();
     let link = pair.login(Config::discovery(INITIATOR));
-    pair.links[link].initiator.text(5, b"SendTargets=All\0").unwrap();
+    pair.links[link]
+        .initiator
+        .text(5, b"SendTargets=All\0")
+        .unwrap();
     pair.run();
     let Some(Event::Text { cookie: 5, text }) = pair.event(link) else {
         panic!("no text")

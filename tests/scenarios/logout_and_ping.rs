@@ -22,7 +22,10 @@ fn a_ping_comes_back_with_its_data() {
         pair.links[link].initiator.nop(9, &ping).unwrap();
         pair.run();
         let Some(Event::Nop { cookie: 9, data }) = pair.event(link) else {
-            panic!("{len}: {:?} {:?}", pair.links[link].error, pair.links[link].closed)
+            panic!(
+                "{len}: {:?} {:?}",
+                pair.links[link].error, pair.links[link].closed
+            )
         };
         assert!(data == ping, "{len}");
     }
@@ -39,7 +42,10 @@ fn a_ping_in_its_turn_uses_its_number_and_is_answered() {
     let answers = raw::answers(&mut pair, link);
     let nop: &NopInBhs = header(&answers[0].0);
     assert_eq!(Opcode(nop.opcode), Opcode::NOP_IN);
-    assert_eq!((nop.initiator_task_tag.get(), nop.target_transfer_tag.get()), (raw::TAG, NO_TAG));
+    assert_eq!(
+        (nop.initiator_task_tag.get(), nop.target_transfer_tag.get()),
+        (raw::TAG, NO_TAG)
+    );
     assert_eq!(answers[0].1, b"data");
     assert_eq!(pair.links[link].initiator.window().0, before.next());
     pair.assert_works(link);
@@ -89,7 +95,10 @@ fn a_logout_of_the_session_is_answered_and_ends_it() {
         pair.run();
         assert!(matches!(
             pair.event(link),
-            Some(Event::LoggedOut { response: LogoutResponse::CLOSED, .. })
+            Some(Event::LoggedOut {
+                response: LogoutResponse::CLOSED,
+                ..
+            })
         ));
         pair.assert_closed(link, Closed::Requested);
         assert_eq!(pair.open_sessions(), 0);
@@ -105,7 +114,10 @@ fn a_logout_waits_for_no_command_and_leaves_none_behind() {
         pair.submit(link, cdb::write_10(n, 1), Payload::Write(vec![1; BLOCK]));
     }
     pair.run();
-    pair.links[link].initiator.logout(LogoutReason::CLOSE_SESSION).unwrap();
+    pair.links[link]
+        .initiator
+        .logout(LogoutReason::CLOSE_SESSION)
+        .unwrap();
     pair.run();
     pair.disk().release(10);
     pair.run();
@@ -113,7 +125,12 @@ fn a_logout_waits_for_no_command_and_leaves_none_behind() {
     pair.assert_closed(link, Closed::Requested);
     assert_eq!(pair.disk().in_flight(), 0);
     assert_eq!(pair.open_sessions(), 0);
-    assert!(!pair.links[link].events.iter().any(|event| matches!(event, Event::Command(_))));
+    assert!(
+        !pair.links[link]
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::Command(_)))
+    );
     pair.disk().set_pace(Pace::AtOnce);
     let again = pair.quiet_session();
     pair.assert_works(again);
@@ -132,7 +149,10 @@ fn a_connection_that_is_not_there_cannot_be_closed() {
     let link = pair.quiet_session();
     raw::send(&mut pair, link, &raw::logout(raw::TAG, 1, 99), &[]);
     pair.run();
-    assert_eq!(logout_answer(&mut pair, link), LogoutResponse::CID_NOT_FOUND);
+    assert_eq!(
+        logout_answer(&mut pair, link),
+        LogoutResponse::CID_NOT_FOUND
+    );
     pair.assert_works(link);
 }
 
@@ -142,7 +162,10 @@ fn a_logout_for_recovery_is_not_supported() {
     let link = pair.quiet_session();
     raw::send(&mut pair, link, &raw::logout(raw::TAG, 2, 0), &[]);
     pair.run();
-    assert_eq!(logout_answer(&mut pair, link), LogoutResponse::RECOVERY_NOT_SUPPORTED);
+    assert_eq!(
+        logout_answer(&mut pair, link),
+        LogoutResponse::RECOVERY_NOT_SUPPORTED
+    );
     pair.assert_works(link);
 }
 
@@ -161,7 +184,10 @@ fn what_follows_a_logout_is_not_done() {
     let mut pair = Pair::new();
     let link = pair.quiet_session();
     pair.disk().take_log();
-    pair.links[link].initiator.logout(LogoutReason::CLOSE_SESSION).unwrap();
+    pair.links[link]
+        .initiator
+        .logout(LogoutReason::CLOSE_SESSION)
+        .unwrap();
     pair.submit(link, cdb::write_10(0, 1), Payload::Write(vec![1; BLOCK]));
     pair.run();
     assert!(pair.disk().take_log().is_empty());

@@ -24,12 +24,20 @@ fn commands_start_in_the_order_of_their_numbers_however_they_arrive() {
     for (arrival, n) in [2u32, 1, 3].into_iter().enumerate() {
         write_at(&mut pair, link, raw::TAG + n, first.plus(n), n, 1);
         pair.run();
-        assert!(pair.disk().take_log().is_empty(), "started before its turn: {arrival}");
+        assert!(
+            pair.disk().take_log().is_empty(),
+            "started before its turn: {arrival}"
+        );
     }
     write_at(&mut pair, link, raw::TAG, first, 0, 1);
     pair.links[link].initiator.set_cmd_sn(first.plus(4));
     pair.run();
-    let starts: Vec<_> = pair.disk().take_log().iter().map(crate::common::disk::start_of).collect();
+    let starts: Vec<_> = pair
+        .disk()
+        .take_log()
+        .iter()
+        .map(crate::common::disk::start_of)
+        .collect();
     assert_eq!(starts, [Some(0), Some(1), Some(2), Some(3)]);
     assert_eq!(raw::answers(&mut pair, link).len(), 4);
     pair.assert_works(link);
@@ -40,7 +48,12 @@ fn a_number_outside_the_window_is_ignored() {
     let mut pair = Pair::new();
     let link = pair.quiet_session();
     let (next, last) = pair.links[link].initiator.window();
-    for cmd_sn in [next.previous(), last.next(), next.plus(1 << 30), next.plus(1 << 31)] {
+    for cmd_sn in [
+        next.previous(),
+        last.next(),
+        next.plus(1 << 30),
+        next.plus(1 << 31),
+    ] {
         write_at(&mut pair, link, raw::TAG, cmd_sn, 0, 1);
     }
     pair.run();
@@ -116,7 +129,11 @@ fn a_full_window_opens_again_and_nothing_is_lost() {
         assert!(pair.done(link, tag).is_good());
     }
     assert!(pair.links[link].initiator.room() > 0);
-    assert!(pair.disk().bytes()[..tags.len() * BLOCK].iter().all(|&byte| byte == 1));
+    assert!(
+        pair.disk().bytes()[..tags.len() * BLOCK]
+            .iter()
+            .all(|&byte| byte == 1)
+    );
     pair.disk().set_pace(Pace::AtOnce);
     pair.assert_works(link);
 }

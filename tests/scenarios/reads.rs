@@ -34,7 +34,10 @@ fn reads_of_every_size_bring_the_right_bytes() {
         let lba = pair.random.below(BLOCKS - u64::from(blocks));
         let start = usize::try_from(lba).unwrap() * BLOCK;
         let data = pair.read(link, u32::try_from(lba).unwrap(), blocks);
-        assert!(data == bytes[start..start + usize::from(blocks) * BLOCK], "{blocks} blocks");
+        assert!(
+            data == bytes[start..start + usize::from(blocks) * BLOCK],
+            "{blocks} blocks"
+        );
     }
     pair.assert_well(link);
 }
@@ -56,28 +59,48 @@ fn data_in_keeps_to_the_initiators_segments_and_to_the_bursts() {
     for (n, (bhs, data)) in answers.iter().enumerate() {
         let bhs: &DataInBhs = header(bhs);
         assert_eq!(Opcode(bhs.opcode), Opcode::DATA_IN);
-        assert_eq!((bhs.data_sn.get() as usize, bhs.buffer_offset.get() as usize), (n, n * 1024));
+        assert_eq!(
+            (bhs.data_sn.get() as usize, bhs.buffer_offset.get() as usize),
+            (n, n * 1024)
+        );
         burst += data.len();
         assert!(data.len() <= 1024 && burst <= 4096);
         let last = n + 1 == answers.len();
-        assert_eq!(bhs.flags & FINAL != 0, last || burst == 4096, "F ends a burst");
-        assert_eq!(bhs.flags & STATUS != 0, last, "status comes with the last data");
+        assert_eq!(
+            bhs.flags & FINAL != 0,
+            last || burst == 4096,
+            "F ends a burst"
+        );
+        assert_eq!(
+            bhs.flags & STATUS != 0,
+            last,
+            "status comes with the last data"
+        );
         if bhs.flags & FINAL != 0 {
             burst = 0;
         }
     }
     assert_eq!(answers.len(), 10);
-    assert_eq!(answers.iter().map(|(_, data)| data.len()).sum::<usize>(), 20 * 512);
+    assert_eq!(
+        answers.iter().map(|(_, data)| data.len()).sum::<usize>(),
+        20 * 512
+    );
 }
 
 #[test]
 fn room_for_more_than_there_is_is_an_underflow() {
     let (mut pair, bytes) = filled(Setup::default());
     let link = pair.quiet_session();
-    let done = pair.command(link, cdb::read_10(3, 1), Payload::Read(vec![0xee; 4 * BLOCK]));
+    let done = pair.command(
+        link,
+        cdb::read_10(3, 1),
+        Payload::Read(vec![0xee; 4 * BLOCK]),
+    );
     assert_eq!((done.status, done.received), (0, 512));
     assert_eq!(done.residual, Residual::Underflow(3 * 512));
-    let Payload::Read(data) = done.payload else { panic!() };
+    let Payload::Read(data) = done.payload else {
+        panic!()
+    };
     assert_eq!(data[..BLOCK], bytes[3 * BLOCK..4 * BLOCK]);
     assert!(data[BLOCK..].iter().all(|&byte| byte == 0xee));
     pair.assert_works(link);
@@ -90,8 +113,13 @@ fn room_for_less_than_there_is_is_an_overflow_and_nothing_more_is_sent() {
     for room in [BLOCK, 2 * BLOCK, 700, 1, 3 * BLOCK + 511] {
         let done = pair.command(link, cdb::read_10(3, 4), Payload::Read(vec![0; room]));
         assert_eq!((done.status, done.received as usize), (0, room));
-        assert_eq!(done.residual, Residual::Overflow(u32::try_from(4 * BLOCK - room).unwrap()));
-        let Payload::Read(data) = done.payload else { panic!() };
+        assert_eq!(
+            done.residual,
+            Residual::Overflow(u32::try_from(4 * BLOCK - room).unwrap())
+        );
+        let Payload::Read(data) = done.payload else {
+            panic!()
+        };
         assert_eq!(data, bytes[3 * BLOCK..3 * BLOCK + room]);
     }
     pair.assert_works(link);
@@ -122,13 +150,18 @@ fn parameter_data_is_cut_by_its_allocation_length_and_by_the_room() {
     let mut pair = Pair::new();
     let link = pair.quiet_session();
     let whole = pair.command(link, cdb::inquiry(1000), Payload::Read(vec![0; 1000]));
-    let Residual::Underflow(missing) = whole.residual else { panic!("{whole:?}") };
+    let Residual::Underflow(missing) = whole.residual else {
+        panic!("{whole:?}")
+    };
     let len = 1000 - missing;
     assert!(len >= 36 && whole.received == len);
     let cut = pair.command(link, cdb::inquiry(36), Payload::Read(vec![0; 36]));
     assert!(cut.is_good());
     let little_room = pair.command(link, cdb::inquiry(36), Payload::Read(vec![0; 8]));
-    assert_eq!((little_room.received, little_room.residual), (8, Residual::Overflow(28)));
+    assert_eq!(
+        (little_room.received, little_room.residual),
+        (8, Residual::Overflow(28))
+    );
     pair.assert_works(link);
 }
 
@@ -147,7 +180,10 @@ fn a_read_beyond_the_end_moves_nothing_and_says_why() {
     ] {
         let done = pair.command(link, cdb, Payload::Read(vec![0; room]));
         assert_eq!((done.status, sense(&done.sense)), (2, (5, 0x21, 0)));
-        assert_eq!(done.residual, Residual::Underflow(u32::try_from(room).unwrap()));
+        assert_eq!(
+            done.residual,
+            Residual::Underflow(u32::try_from(room).unwrap())
+        );
     }
     assert!(pair.disk().take_log().is_empty());
     pair.assert_works(link);
@@ -158,7 +194,11 @@ fn a_block_that_cannot_be_read_is_named() {
     let (mut pair, _) = filled(Setup::default());
     let link = pair.quiet_session();
     pair.disk().fail(5, medium_error(5));
-    let done = pair.command(link, cdb::read_10(0, 16), Payload::Read(vec![0; 16 * BLOCK]));
+    let done = pair.command(
+        link,
+        cdb::read_10(0, 16),
+        Payload::Read(vec![0; 16 * BLOCK]),
+    );
     let (key, code, _) = sense(&done.sense);
     assert_eq!((done.status, key, code), (2, 3, 0x11));
     assert_eq!(done.sense[0] & 0x80, 0x80, "the information field is valid");
@@ -175,7 +215,9 @@ fn a_lun_that_is_not_there_answers_what_it_must() {
     assert_eq!((done.status, sense(&done.sense)), (2, (5, 0x25, 0)));
     let done = pair.command_on(link, 9, cdb::inquiry(36), Payload::Read(vec![0; 36]));
     assert_eq!(done.status, 0);
-    let Payload::Read(data) = done.payload else { panic!() };
+    let Payload::Read(data) = done.payload else {
+        panic!()
+    };
     assert_eq!(data[0], 0x7f, "peripheral qualifier 3, type 1Fh");
     let done = pair.command_on(link, 9, cdb::report_luns(64), Payload::Read(vec![0; 64]));
     assert_eq!(done.status, 0);
@@ -188,7 +230,11 @@ fn an_unknown_operation_code_is_an_illegal_request() {
     let link = pair.quiet_session();
     let mut unknown = cdb::TEST_UNIT_READY;
     unknown[0] = 0xff;
-    for payload in [Payload::None, Payload::Read(vec![0; 512]), Payload::Write(vec![0; 512])] {
+    for payload in [
+        Payload::None,
+        Payload::Read(vec![0; 512]),
+        Payload::Write(vec![0; 512]),
+    ] {
         let done = pair.command(link, unknown, payload);
         assert_eq!((done.status, sense(&done.sense)), (2, (5, 0x20, 0)));
     }
@@ -204,14 +250,26 @@ fn reads_end_in_the_order_of_the_medium_not_of_the_commands() {
     let link = pair.quiet_session();
     pair.disk().set_pace(Pace::Whenever);
     let tags: Vec<_> = (0..20u32)
-        .map(|n| (n, pair.submit(link, cdb::read_10(n * 8, 8), Payload::Read(vec![0; 8 * BLOCK]))))
+        .map(|n| {
+            (
+                n,
+                pair.submit(
+                    link,
+                    cdb::read_10(n * 8, 8),
+                    Payload::Read(vec![0; 8 * BLOCK]),
+                ),
+            )
+        })
         .collect();
     pair.run();
     for (n, tag) in tags {
         let done = pair.done(link, tag);
         assert!(done.is_good());
         let start = n as usize * 8 * BLOCK;
-        assert_eq!(done.payload, Payload::Read(bytes[start..start + 8 * BLOCK].to_vec()));
+        assert_eq!(
+            done.payload,
+            Payload::Read(bytes[start..start + 8 * BLOCK].to_vec())
+        );
     }
     pair.assert_well(link);
 }
@@ -236,7 +294,9 @@ fn an_initiator_that_does_not_read_its_answers_stops_the_target_and_loses_nothin
     for tag in tags {
         let done = pair.done(link, tag);
         assert!(done.is_good());
-        let Payload::Read(data) = done.payload else { panic!() };
+        let Payload::Read(data) = done.payload else {
+            panic!()
+        };
         assert!(data == bytes_now || data == bytes[..256 * BLOCK]);
     }
     pair.assert_well(link);

@@ -38,7 +38,10 @@ fn the_new_session_starts_when_nothing_of_the_old_one_is_left() {
     pair.run();
     let new = pair.connect(config());
     pair.run();
-    assert!(pair.event(new).is_none(), "an operation of the old session is still in flight");
+    assert!(
+        pair.event(new).is_none(),
+        "an operation of the old session is still in flight"
+    );
     pair.disk().release(1);
     pair.run();
     assert!(pair.event(new).is_some());
@@ -70,7 +73,10 @@ fn a_reinstated_session_hears_of_the_lost_nexus() {
     pair.quiet(old);
     let new = pair.login(config());
     let done = pair.command(new, cdb::TEST_UNIT_READY, Payload::None);
-    assert_eq!((done.status, done.sense[2] & 0xf, done.sense[12]), (2, 6, 0x29));
+    assert_eq!(
+        (done.status, done.sense[2] & 0xf, done.sense[12]),
+        (2, 6, 0x29)
+    );
 }
 
 #[test]
@@ -80,8 +86,16 @@ fn a_broken_connection_leaves_nothing_behind() {
         let link = pair.quiet_session();
         pair.disk().set_pace(pace);
         for n in 0..8u32 {
-            pair.submit(link, cdb::write_10(n * 200, 100), Payload::Write(vec![1; 100 * BLOCK]));
-            pair.submit(link, cdb::read_10(n * 200, 100), Payload::Discard(100 * 512));
+            pair.submit(
+                link,
+                cdb::write_10(n * 200, 100),
+                Payload::Write(vec![1; 100 * BLOCK]),
+            );
+            pair.submit(
+                link,
+                cdb::read_10(n * 200, 100),
+                Payload::Discard(100 * 512),
+            );
         }
         for _ in 0..3 {
             pair.turn();
@@ -108,8 +122,16 @@ fn memory_comes_back_with_every_session() {
         pair.quiet(link);
         pair.disk().set_pace(Pace::Whenever);
         for m in 0..6 {
-            pair.submit(link, cdb::write_10(m * 512, 512), Payload::Write(vec![1; 512 * BLOCK]));
-            pair.submit(link, cdb::read_10(m * 512, 512), Payload::Discard(512 * 512));
+            pair.submit(
+                link,
+                cdb::write_10(m * 512, 512),
+                Payload::Write(vec![1; 512 * BLOCK]),
+            );
+            pair.submit(
+                link,
+                cdb::read_10(m * 512, 512),
+                Payload::Discard(512 * 512),
+            );
         }
         for _ in 0..n % 12 {
             pair.turn();

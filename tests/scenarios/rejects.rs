@@ -19,10 +19,17 @@ fn an_unknown_opcode_is_rejected_with_its_header() {
         pair.links[link].initiator.send_pdu(bhs, &[]);
         pair.run();
         let Some(Event::Rejected { reason, header }) = pair.event(link) else {
-            panic!("{opcode:#x} was not rejected: {:?}", pair.links[link].closed)
+            panic!(
+                "{opcode:#x} was not rejected: {:?}",
+                pair.links[link].closed
+            )
         };
         assert!(
-            [RejectReason::COMMAND_NOT_SUPPORTED, RejectReason::PROTOCOL_ERROR].contains(&reason),
+            [
+                RejectReason::COMMAND_NOT_SUPPORTED,
+                RejectReason::PROTOCOL_ERROR
+            ]
+            .contains(&reason),
             "{opcode:#x}: {reason}"
         );
         assert_eq!(header, bhs);
@@ -75,8 +82,17 @@ fn a_tag_that_is_in_use_does_not_start_a_second_task() {
     pair.run();
     let rejected = raw::rejects(&mut pair, link);
     let closed = pair.links[link].closed.is_some();
-    assert!(closed || rejected == [RejectReason::TASK_IN_PROGRESS] || rejected == [RejectReason::INVALID_PDU_FIELD], "{rejected:?}");
-    assert_eq!(pair.disk().bytes()[5 * BLOCK], 0, "the second one was not done");
+    assert!(
+        closed
+            || rejected == [RejectReason::TASK_IN_PROGRESS]
+            || rejected == [RejectReason::INVALID_PDU_FIELD],
+        "{rejected:?}"
+    );
+    assert_eq!(
+        pair.disk().bytes()[5 * BLOCK],
+        0,
+        "the second one was not done"
+    );
     if !closed {
         assert_eq!(raw::status(&mut pair, link, raw::TAG).0, 0);
         pair.assert_works(link);
@@ -151,7 +167,10 @@ fn additional_header_segments_are_understood_or_refused_but_never_taken_for_data
         pair.links[link].initiator.send_raw(&bytes);
         pair.run();
         let block = pair.disk().bytes()[..BLOCK].to_vec();
-        assert!(block == [3; BLOCK] || block == [0; BLOCK], "{words}: the wrong bytes were written");
+        assert!(
+            block == [3; BLOCK] || block == [0; BLOCK],
+            "{words}: the wrong bytes were written"
+        );
         raw::answers(&mut pair, link);
         raw::rejects(&mut pair, link);
         if pair.links[link].closed.is_none() {

@@ -2,7 +2,9 @@
 
 use ringtgt::initiator::{Event, Payload, wire_lun};
 use ringtgt::pdu::bhs::{IMMEDIATE, NO_TAG, TaskManagementRequestBhs, TaskManagementResponseBhs};
-use ringtgt::pdu::code::{Opcode, TaskManagementFunction as Function, TaskManagementResponse as Response};
+use ringtgt::pdu::code::{
+    Opcode, TaskManagementFunction as Function, TaskManagementResponse as Response,
+};
 use ringtgt::pdu::frame::header;
 
 use crate::common::cdb;
@@ -11,15 +13,26 @@ use crate::common::pair::{BLOCK, Closed, Pair, Setup};
 use crate::common::raw;
 
 /// Asks for a function and runs; the answer, if one came.
-fn manage(pair: &mut Pair, link: usize, function: Function, lun: u16, tag: Option<u32>) -> Option<Response> {
-    pair.links[link].initiator.task_management(3, function, wire_lun(lun), tag).unwrap();
+fn manage(
+    pair: &mut Pair,
+    link: usize,
+    function: Function,
+    lun: u16,
+    tag: Option<u32>,
+) -> Option<Response> {
+    pair.links[link]
+        .initiator
+        .task_management(3, function, wire_lun(lun), tag)
+        .unwrap();
     pair.run();
     answer(pair, link)
 }
 
 fn answer(pair: &mut Pair, link: usize) -> Option<Response> {
     let events = &mut pair.links[link].events;
-    let place = events.iter().position(|event| matches!(event, Event::TaskManagement { .. }))?;
+    let place = events
+        .iter()
+        .position(|event| matches!(event, Event::TaskManagement { .. }))?;
     match events.remove(place) {
         Some(Event::TaskManagement { response, .. }) => Some(response),
         _ => None,
@@ -27,7 +40,11 @@ fn answer(pair: &mut Pair, link: usize) -> Option<Response> {
 }
 
 fn ended(pair: &Pair, link: usize) -> usize {
-    pair.links[link].events.iter().filter(|event| matches!(event, Event::Command(_))).count()
+    pair.links[link]
+        .events
+        .iter()
+        .filter(|event| matches!(event, Event::Command(_)))
+        .count()
 }
 
 fn two_cores() -> (Pair, usize, usize) {
@@ -65,14 +82,21 @@ fn abort_task_ends_a_task_without_an_answer_of_its_own() {
     pair.disk().set_pace(Pace::Held);
     let tag = held_write(&mut pair, link, 0);
     let kept = held_write(&mut pair, link, 1);
-    assert_eq!(manage(&mut pair, link, Function::ABORT_TASK, 0, Some(tag)), Some(Response::FUNCTION_COMPLETE));
+    assert_eq!(
+        manage(&mut pair, link, Function::ABORT_TASK, 0, Some(tag)),
+        Some(Response::FUNCTION_COMPLETE)
+    );
     assert_eq!(ended(&pair, link), 0);
     pair.links[link].initiator.forget(tag);
     pair.disk().release(2);
     pair.run();
     assert!(pair.done(link, kept).is_good());
     assert_eq!(ended(&pair, link), 0);
-    assert_eq!(pair.disk().bytes()[0], 0, "an aborted write that had not started writes nothing");
+    assert_eq!(
+        pair.disk().bytes()[0],
+        0,
+        "an aborted write that had not started writes nothing"
+    );
     pair.disk().set_pace(Pace::AtOnce);
     pair.assert_works(link);
 }
@@ -84,7 +108,10 @@ fn the_answer_waits_for_an_operation_that_cannot_be_stopped() {
     pair.disk().never_cancel();
     pair.disk().set_pace(Pace::Held);
     let tag = held_write(&mut pair, link, 0);
-    assert_eq!(manage(&mut pair, link, Function::ABORT_TASK, 0, Some(tag)), None);
+    assert_eq!(
+        manage(&mut pair, link, Function::ABORT_TASK, 0, Some(tag)),
+        None
+    );
     pair.disk().release(1);
     pair.run();
     assert_eq!(answer(&mut pair, link), Some(Response::FUNCTION_COMPLETE));
@@ -138,7 +165,10 @@ fn a_command_that_never_came_can_be_aborted_and_is_then_not_done() {
     let abort = request(1, 0, 0x8000_0055, missing.0);
     raw::send_at(&mut pair, link, &abort, &[], missing.next().0);
     pair.run();
-    assert_eq!(raw_answer(&mut pair, link), Some(Response::FUNCTION_COMPLETE));
+    assert_eq!(
+        raw_answer(&mut pair, link),
+        Some(Response::FUNCTION_COMPLETE)
+    );
     let late = raw::command(0x8000_0055, 0xa0, 512, cdb::write_10(0, 1));
     raw::send_at(&mut pair, link, &late, &[1; BLOCK], missing.0);
     pair.run();
@@ -159,7 +189,10 @@ fn abort_task_set_ends_the_tasks_of_its_own_nexus_on_that_unit_only() {
     }
     let other_unit = pair.submit_on(a, 1, cdb::write_10(0, 1), Payload::Write(vec![1; BLOCK]));
     let other_nexus = held_write(&mut pair, b, 9);
-    assert_eq!(manage(&mut pair, a, Function::ABORT_TASK_SET, 0, None), Some(Response::FUNCTION_COMPLETE));
+    assert_eq!(
+        manage(&mut pair, a, Function::ABORT_TASK_SET, 0, None),
+        Some(Response::FUNCTION_COMPLETE)
+    );
     for disk in &pair.disks {
         disk.set_pace(Pace::AtOnce);
     }
@@ -167,7 +200,11 @@ fn abort_task_set_ends_the_tasks_of_its_own_nexus_on_that_unit_only() {
     assert!(pair.done(a, other_unit).is_good());
     assert!(pair.done(b, other_nexus).is_good());
     assert_eq!((ended(&pair, a), ended(&pair, b)), (0, 0));
-    assert!(pair.disk().bytes()[..9 * BLOCK].iter().all(|&byte| byte == 0));
+    assert!(
+        pair.disk().bytes()[..9 * BLOCK]
+            .iter()
+            .all(|&byte| byte == 0)
+    );
     assert_eq!(attention(&mut pair, b, 0), (0, 0, 0));
 }
 
@@ -177,12 +214,19 @@ fn clear_task_set_ends_the_tasks_of_every_nexus_and_the_others_hear_of_it() {
     pair.disk().set_pace(Pace::Held);
     held_write(&mut pair, a, 0);
     let tag = held_write(&mut pair, b, 1);
-    assert_eq!(manage(&mut pair, a, Function::CLEAR_TASK_SET, 0, None), Some(Response::FUNCTION_COMPLETE));
+    assert_eq!(
+        manage(&mut pair, a, Function::CLEAR_TASK_SET, 0, None),
+        Some(Response::FUNCTION_COMPLETE)
+    );
     pair.disk().set_pace(Pace::AtOnce);
     pair.run();
     assert_eq!((ended(&pair, a), ended(&pair, b)), (0, 0));
     pair.links[b].initiator.forget(tag);
-    assert!(pair.disk().bytes()[..2 * BLOCK].iter().all(|&byte| byte == 0));
+    assert!(
+        pair.disk().bytes()[..2 * BLOCK]
+            .iter()
+            .all(|&byte| byte == 0)
+    );
     assert_eq!(attention(&mut pair, a, 0), (0, 0, 0));
     assert_eq!(attention(&mut pair, b, 0), (6, 0x2f, 0));
     assert_eq!(attention(&mut pair, b, 0), (0, 0, 0));
@@ -199,15 +243,27 @@ fn a_reset_of_a_unit_ends_its_tasks_on_every_core_and_every_nexus_hears_of_it() 
         held_write(&mut pair, b, 1);
         let answer = manage(&mut pair, asker, Function::LOGICAL_UNIT_RESET, 0, None);
         assert_eq!(answer, Some(Response::FUNCTION_COMPLETE));
-        assert_eq!(pair.disk().in_flight(), 0, "the answer comes when nothing is in flight any more");
+        assert_eq!(
+            pair.disk().in_flight(),
+            0,
+            "the answer comes when nothing is in flight any more"
+        );
         pair.disk().set_pace(Pace::AtOnce);
         pair.run();
         assert_eq!((ended(&pair, a), ended(&pair, b)), (0, 0));
-        assert!(pair.disk().bytes()[..2 * BLOCK].iter().all(|&byte| byte == 0));
+        assert!(
+            pair.disk().bytes()[..2 * BLOCK]
+                .iter()
+                .all(|&byte| byte == 0)
+        );
         for link in [other, asker] {
             let (key, code, _) = attention(&mut pair, link, 0);
             assert_eq!((key, code), (6, 0x29));
-            assert_eq!(attention(&mut pair, link, 1), (0, 0, 0), "the other unit was not reset");
+            assert_eq!(
+                attention(&mut pair, link, 1),
+                (0, 0, 0),
+                "the other unit was not reset"
+            );
         }
         pair.assert_works(a);
         pair.assert_works(b);
@@ -220,7 +276,10 @@ fn a_reset_waits_on_every_core_for_what_cannot_be_stopped() {
     pair.disk().never_cancel();
     pair.disk().set_pace(Pace::Held);
     held_write(&mut pair, b, 1);
-    assert_eq!(manage(&mut pair, a, Function::LOGICAL_UNIT_RESET, 0, None), None);
+    assert_eq!(
+        manage(&mut pair, a, Function::LOGICAL_UNIT_RESET, 0, None),
+        None
+    );
     pair.disk().release(1);
     pair.run();
     assert_eq!(answer(&mut pair, a), Some(Response::FUNCTION_COMPLETE));
@@ -259,7 +318,10 @@ fn a_warm_reset_of_the_target_resets_every_unit() {
 #[test]
 fn a_cold_reset_of_the_target_ends_every_session() {
     let (mut pair, a, b) = two_cores();
-    pair.links[a].initiator.task_management(3, Function::TARGET_COLD_RESET, 0, None).unwrap();
+    pair.links[a]
+        .initiator
+        .task_management(3, Function::TARGET_COLD_RESET, 0, None)
+        .unwrap();
     pair.run();
     pair.assert_closed(a, Closed::Requested);
     pair.assert_closed(b, Closed::Requested);
@@ -272,7 +334,11 @@ fn a_cold_reset_of_the_target_ends_every_session() {
 fn functions_for_a_unit_need_a_unit() {
     let mut pair = Pair::new();
     let link = pair.quiet_session();
-    for function in [Function::ABORT_TASK_SET, Function::CLEAR_TASK_SET, Function::LOGICAL_UNIT_RESET] {
+    for function in [
+        Function::ABORT_TASK_SET,
+        Function::CLEAR_TASK_SET,
+        Function::LOGICAL_UNIT_RESET,
+    ] {
         let answer = manage(&mut pair, link, function, 9, None);
         assert_eq!(answer, Some(Response::LUN_DOES_NOT_EXIST), "{function}");
     }
@@ -285,10 +351,28 @@ fn what_is_not_supported_says_so() {
     let link = pair.quiet_session();
     for (function, allowed) in [
         (3, &[Response::FUNCTION_NOT_SUPPORTED][..]),
-        (8, &[Response::TASK_REASSIGN_NOT_SUPPORTED, Response::FUNCTION_NOT_SUPPORTED]),
+        (
+            8,
+            &[
+                Response::TASK_REASSIGN_NOT_SUPPORTED,
+                Response::FUNCTION_NOT_SUPPORTED,
+            ],
+        ),
         (9, &[Response::FUNCTION_NOT_SUPPORTED]),
-        (0, &[Response::FUNCTION_NOT_SUPPORTED, Response::FUNCTION_REJECTED]),
-        (0x7f, &[Response::FUNCTION_NOT_SUPPORTED, Response::FUNCTION_REJECTED]),
+        (
+            0,
+            &[
+                Response::FUNCTION_NOT_SUPPORTED,
+                Response::FUNCTION_REJECTED,
+            ],
+        ),
+        (
+            0x7f,
+            &[
+                Response::FUNCTION_NOT_SUPPORTED,
+                Response::FUNCTION_REJECTED,
+            ],
+        ),
     ] {
         raw::send(&mut pair, link, &request(function, 0, NO_TAG, 0), &[]);
         pair.run();
@@ -310,8 +394,15 @@ fn many_functions_at_once_are_all_answered() {
             for lba in 0..4 {
                 pair.submit(link, cdb::write_10(lba, 1), Payload::Write(vec![1; BLOCK]));
             }
-            let function = if round % 2 == 0 { Function::LOGICAL_UNIT_RESET } else { Function::CLEAR_TASK_SET };
-            pair.links[link].initiator.task_management(3, function, 0, None).unwrap();
+            let function = if round % 2 == 0 {
+                Function::LOGICAL_UNIT_RESET
+            } else {
+                Function::CLEAR_TASK_SET
+            };
+            pair.links[link]
+                .initiator
+                .task_management(3, function, 0, None)
+                .unwrap();
         }
         pair.turn();
     }
@@ -333,16 +424,28 @@ fn many_functions_at_once_are_all_answered() {
 #[test]
 fn a_write_that_waits_for_its_data_is_aborted_and_late_data_is_swallowed() {
     let mut pair = Pair::new();
-    let mut config = ringtgt::initiator::Config::normal(crate::common::pair::INITIATOR, crate::common::pair::TARGET);
+    let mut config = ringtgt::initiator::Config::normal(
+        crate::common::pair::INITIATOR,
+        crate::common::pair::TARGET,
+    );
     config.offers.initial_r2t = true;
     config.offers.immediate_data = false;
     config.answer_r2t = false;
     let link = pair.login(config);
     pair.quiet(link);
-    let tag = pair.submit(link, cdb::write_10(0, 100), Payload::Write(vec![1; 100 * BLOCK]));
+    let tag = pair.submit(
+        link,
+        cdb::write_10(0, 100),
+        Payload::Write(vec![1; 100 * BLOCK]),
+    );
     pair.run();
-    let Some(Event::R2t(r2t)) = pair.event(link) else { panic!("no R2T") };
-    assert_eq!(manage(&mut pair, link, Function::ABORT_TASK, 0, Some(tag)), Some(Response::FUNCTION_COMPLETE));
+    let Some(Event::R2t(r2t)) = pair.event(link) else {
+        panic!("no R2T")
+    };
+    assert_eq!(
+        manage(&mut pair, link, Function::ABORT_TASK, 0, Some(tag)),
+        Some(Response::FUNCTION_COMPLETE)
+    );
     pair.links[link].initiator.answer_r2t(r2t);
     pair.links[link].initiator.forget(tag);
     pair.run();

@@ -31,15 +31,23 @@ fn assert_only(pair: &Pair, lba: usize, data: &[u8]) {
     let (start, end) = (lba * BLOCK, lba * BLOCK + data.len());
     assert!(bytes[start..end] == *data, "what was written is there");
     let rest = bytes[..start].iter().chain(&bytes[end..]);
-    assert!(rest.copied().all(|byte| byte == 0), "nothing else was written");
+    assert!(
+        rest.copied().all(|byte| byte == 0),
+        "nothing else was written"
+    );
 }
 
 #[test]
 fn writes_of_every_size_arrive_whatever_was_agreed_on() {
-    for (initial_r2t, immediate_data) in [(false, false), (false, true), (true, false), (true, true)] {
-        for (segment, max_burst, first_burst) in
-            [(512, 512, 512), (8192, 16_384, 8192), (262_144, 262_144, 65_536), (8192, 1 << 20, 4096)]
-        {
+    for (initial_r2t, immediate_data) in
+        [(false, false), (false, true), (true, false), (true, true)]
+    {
+        for (segment, max_burst, first_burst) in [
+            (512, 512, 512),
+            (8192, 16_384, 8192),
+            (262_144, 262_144, 65_536),
+            (8192, 1 << 20, 4096),
+        ] {
             let mut pair = Pair::with(Setup {
                 segments: Segments::Random,
                 ..Setup::default()
@@ -57,7 +65,10 @@ fn writes_of_every_size_arrive_whatever_was_agreed_on() {
                 let start = usize::try_from(lba).unwrap() * BLOCK;
                 model[start..start + data.len()].copy_from_slice(&data);
             }
-            assert!(pair.disk().bytes() == model, "{initial_r2t} {immediate_data} {segment} {max_burst}");
+            assert!(
+                pair.disk().bytes() == model,
+                "{initial_r2t} {immediate_data} {segment} {max_burst}"
+            );
             pair.assert_well(link);
         }
     }
@@ -83,7 +94,11 @@ fn as_many_r2ts_are_open_as_was_agreed_on_and_not_one_more() {
                 open.push(r2t);
             }
             let room = usize::from(most).min((32_768 - expected as usize).div_ceil(4096));
-            assert!((1..=room).contains(&open.len()), "{} of {room} R2Ts", open.len());
+            assert!(
+                (1..=room).contains(&open.len()),
+                "{} of {room} R2Ts",
+                open.len()
+            );
             if most > 1 && room > 1 {
                 assert!(open.len() > 1, "several R2Ts were agreed on");
             }
@@ -118,14 +133,19 @@ fn a_write_that_is_longer_than_expected_writes_what_came_and_no_more() {
 
 #[test]
 fn a_write_that_is_shorter_than_expected_leaves_the_next_block_alone() {
-    for (initial_r2t, immediate_data) in [(false, true), (false, false), (true, true), (true, false)] {
+    for (initial_r2t, immediate_data) in
+        [(false, true), (false, false), (true, true), (true, false)]
+    {
         for extra in [1usize, 512, 513, 300_000] {
             let mut pair = Pair::new();
             let link = logged_in(&mut pair, config(initial_r2t, immediate_data));
             let data = pair.random.bytes(2 * BLOCK + extra);
             let done = pair.command(link, cdb::write_10(4, 2), Payload::Write(data.clone()));
             assert_eq!(done.status, 0, "{initial_r2t} {immediate_data} {extra}");
-            assert_eq!(done.residual, Residual::Underflow(u32::try_from(extra).unwrap()));
+            assert_eq!(
+                done.residual,
+                Residual::Underflow(u32::try_from(extra).unwrap())
+            );
             assert_only(&pair, 4, &data[..2 * BLOCK]);
             pair.assert_works(link);
         }
@@ -154,7 +174,10 @@ fn a_write_beyond_the_end_writes_nothing_and_its_data_is_swallowed() {
         for (lba, blocks) in [(last, 2u16), (last + 1, 1), (last, 500)] {
             let data = vec![0xaa; usize::from(blocks) * BLOCK];
             let done = pair.command(link, cdb::write_10(lba, blocks), Payload::Write(data));
-            assert_eq!((done.status, done.sense[2] & 0xf, done.sense[12]), (2, 5, 0x21));
+            assert_eq!(
+                (done.status, done.sense[2] & 0xf, done.sense[12]),
+                (2, 5, 0x21)
+            );
         }
         assert!(pair.disk().bytes().iter().all(|&byte| byte == 0));
         pair.assert_works(link);
@@ -163,7 +186,12 @@ fn a_write_beyond_the_end_writes_nothing_and_its_data_is_swallowed() {
 
 /// Starts a write of `blocks` blocks by hand and gives the R2Ts that come of it.
 fn start_write(pair: &mut Pair, link: usize, blocks: u16) -> Vec<R2tBhs> {
-    let write = raw::command(raw::TAG, 0xa0, u32::from(blocks) * 512, cdb::write_10(0, blocks));
+    let write = raw::command(
+        raw::TAG,
+        0xa0,
+        u32::from(blocks) * 512,
+        cdb::write_10(0, blocks),
+    );
     raw::send(pair, link, &write, &[]);
     pair.run();
     r2ts(pair, link)
@@ -171,7 +199,9 @@ fn start_write(pair: &mut Pair, link: usize, blocks: u16) -> Vec<R2tBhs> {
 
 fn r2ts(pair: &mut Pair, link: usize) -> Vec<R2tBhs> {
     let answers = raw::answers(pair, link);
-    let r2ts = answers.iter().filter(|(bhs, _)| Opcode(bhs[0]) == Opcode::R2T);
+    let r2ts = answers
+        .iter()
+        .filter(|(bhs, _)| Opcode(bhs[0]) == Opcode::R2T);
     r2ts.map(|(bhs, _)| *header::<R2tBhs>(bhs)).collect()
 }
 
@@ -198,13 +228,13 @@ fn data_out_of_one_burst_may_come_in_many_pieces() {
 fn data_out_that_breaks_its_burst_never_leaves_the_commands_blocks() {
     // (offset, length, DataSN, last)
     let wrong: [&[(u32, usize, u32, bool)]; 7] = [
-        &[(0, 2560, 0, true)],                      // longer than the burst
-        &[(512, 2048, 0, true)],                    // reaches beyond it
-        &[(1 << 31, 512, 0, true)],                 // far beyond
-        &[(u32::MAX - 3, 8, 0, true)],              // around
-        &[(0, 512, 5, true)],                       // DataSN out of order, and short
-        &[(1024, 512, 0, false), (0, 512, 1, true)],// backwards
-        &[(0, 1024, 0, true)],                      // F before the burst is full
+        &[(0, 2560, 0, true)],                       // longer than the burst
+        &[(512, 2048, 0, true)],                     // reaches beyond it
+        &[(1 << 31, 512, 0, true)],                  // far beyond
+        &[(u32::MAX - 3, 8, 0, true)],               // around
+        &[(0, 512, 5, true)],                        // DataSN out of order, and short
+        &[(1024, 512, 0, false), (0, 512, 1, true)], // backwards
+        &[(0, 1024, 0, true)],                       // F before the burst is full
     ];
     for pdus in wrong {
         let mut pair = Pair::new();
@@ -242,9 +272,15 @@ fn unsolicited_data_that_was_not_agreed_on_is_an_error_of_that_command_alone() {
     pair.run();
     let closed = pair.links[link].closed.is_some();
     let rejected = !raw::rejects(&mut pair, link).is_empty();
-    let ended = raw::answers(&mut pair, link).iter().any(|(bhs, _)| Opcode(bhs[0]) == Opcode::SCSI_RESPONSE && bhs[3] != 0);
+    let ended = raw::answers(&mut pair, link)
+        .iter()
+        .any(|(bhs, _)| Opcode(bhs[0]) == Opcode::SCSI_RESPONSE && bhs[3] != 0);
     assert!(closed || rejected || ended);
-    assert!(pair.disk().bytes()[2 * BLOCK..].iter().all(|&byte| byte == 0));
+    assert!(
+        pair.disk().bytes()[2 * BLOCK..]
+            .iter()
+            .all(|&byte| byte == 0)
+    );
     pair.assert_works(other);
 }
 
@@ -258,13 +294,24 @@ fn more_unsolicited_data_than_first_burst_length_is_noticed() {
     let mut write = raw::command(raw::TAG, 0x20, 4096, cdb::write_10(0, 8));
     write.flags &= !0x80;
     raw::send(&mut pair, link, &write, &[1; 1024]);
-    raw::send(&mut pair, link, &raw::data_out(raw::TAG, NO_TAG, 0, 1024, true), &[2; 512]);
+    raw::send(
+        &mut pair,
+        link,
+        &raw::data_out(raw::TAG, NO_TAG, 0, 1024, true),
+        &[2; 512],
+    );
     pair.run();
     let closed = pair.links[link].closed.is_some();
     let rejected = !raw::rejects(&mut pair, link).is_empty();
-    let ended = raw::answers(&mut pair, link).iter().any(|(bhs, _)| Opcode(bhs[0]) == Opcode::SCSI_RESPONSE && bhs[3] != 0);
+    let ended = raw::answers(&mut pair, link)
+        .iter()
+        .any(|(bhs, _)| Opcode(bhs[0]) == Opcode::SCSI_RESPONSE && bhs[3] != 0);
     assert!(closed || rejected || ended);
-    assert!(pair.disk().bytes()[8 * BLOCK..].iter().all(|&byte| byte == 0));
+    assert!(
+        pair.disk().bytes()[8 * BLOCK..]
+            .iter()
+            .all(|&byte| byte == 0)
+    );
     pair.assert_works(other);
 }
 
@@ -273,9 +320,19 @@ fn data_out_for_nobody_harms_nobody() {
     let mut pair = Pair::new();
     let link = logged_in(&mut pair, config(false, true));
     for (tag, transfer) in [(raw::TAG, NO_TAG), (raw::TAG, 5), (NO_TAG, NO_TAG), (0, 0)] {
-        raw::send(&mut pair, link, &raw::data_out(tag, transfer, 0, 0, true), &[0xaa; 4096]);
+        raw::send(
+            &mut pair,
+            link,
+            &raw::data_out(tag, transfer, 0, 0, true),
+            &[0xaa; 4096],
+        );
     }
-    raw::send(&mut pair, link, &raw::data_out(raw::TAG, 9, 0, 0, true), &vec![0xaa; 200_000]);
+    raw::send(
+        &mut pair,
+        link,
+        &raw::data_out(raw::TAG, 9, 0, 0, true),
+        &vec![0xaa; 200_000],
+    );
     pair.run();
     assert!(pair.disk().bytes().iter().all(|&byte| byte == 0));
     raw::rejects(&mut pair, link);
@@ -308,10 +365,20 @@ fn fua_and_synchronize_cache_reach_the_medium() {
     use ringtgt::backend::BlockIo;
     let mut pair = Pair::new();
     let link = logged_in(&mut pair, config(false, true));
-    let done = pair.command(link, cdb::write_10_fua(0, 1), Payload::Write(vec![1; BLOCK]));
+    let done = pair.command(
+        link,
+        cdb::write_10_fua(0, 1),
+        Payload::Write(vec![1; BLOCK]),
+    );
     assert!(done.is_good());
-    assert!(matches!(pair.disk().take_log()[..], [BlockIo::Write { fua: true, .. }]));
-    assert!(pair.command(link, cdb::synchronize_cache_10(), Payload::None).is_good());
+    assert!(matches!(
+        pair.disk().take_log()[..],
+        [BlockIo::Write { fua: true, .. }]
+    ));
+    assert!(
+        pair.command(link, cdb::synchronize_cache_10(), Payload::None)
+            .is_good()
+    );
     assert!(matches!(pair.disk().take_log()[..], [BlockIo::Flush]));
 }
 
@@ -359,7 +426,11 @@ fn little_memory_slows_writes_and_reads_down_but_ends_none() {
             if pair.links[link].initiator.room() > 0 {
                 let lba = (n * 2 + place) * 128;
                 let data = vec![u8::try_from(n * 2 + place + 1).unwrap(); 128 * BLOCK];
-                tags.push((link, lba, pair.submit(link, cdb::write_10(lba, 128), Payload::Write(data))));
+                tags.push((
+                    link,
+                    lba,
+                    pair.submit(link, cdb::write_10(lba, 128), Payload::Write(data)),
+                ));
             } else {
                 pair.run();
             }
