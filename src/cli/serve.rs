@@ -192,7 +192,7 @@ fn reachable(portal: SocketAddr) -> SocketAddr {
     let ip = match portal.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
+        _ => return portal,
     };
     SocketAddr::new(ip, portal.port())
 }

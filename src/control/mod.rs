@@ -32,11 +32,12 @@ use self::listener::{Acceptor, ConnectionLimits, Listeners};
 use self::plan::Plan;
 use self::service::{Duty, Running, Service};
 use crate::backend::Medium;
+use crate::backend::offload::OffloadPool;
 use crate::reactor::{Berth, Census, Surroundings};
 use crate::session::SessionLimits;
 use crate::session::login::LoginLimits;
 use crate::stats::{self, Cell};
-use crate::sys::{cpu, socket};
+use crate::sys::{cpu, numa, socket};
 
 /// Events that wait for the control thread to log them.
 const EVENTS: usize = 1024;
@@ -145,6 +146,8 @@ pub struct Controller {
     reactors: Vec<JoinHandle<()>>,
     counters: Vec<Arc<Cell>>,
     media: Vec<Arc<dyn Medium>>,
+    /// Its threads end with it, so it must outlive the reactors.
+    offload: Arc<OffloadPool>,
     census: Arc<Census>,
     facts: Facts,
 }
@@ -156,15 +159,7 @@ impl Controller {
     /// When something cannot be had; then nothing runs.
     pub fn start(config: &Config, settings: Settings) -> Result<Self, Failure> {
         let mut notes = config.notes.clone();
-        if let Err(error) = socket::raise_descriptor_limit() {
-            notes.push(format!("the limit of open files stays as it is: {error}"));
-        }
-        let cores = cores::choose(
-            config.reactors.cores.as_deref(),
-            &cpu::allowed_cores(),
-            &cpu::isolated_cores(),
-        )
-        .map_err(Failure::one)?;
+        let cores = prepare(config, &mut notes)?;
         let mut listeners = Listeners::default();
         let bound = bind(config, &mut listeners)?;
         let mut opened = build::open_storages(config, &settings).map_err(Failure)?;
@@ -193,7 +188,8 @@ impl Controller {
             counters: Arc::clone(counters),
         };
         let around: Vec<_> = counters.iter().map(around).collect();
-        let reactors = plan.start(berths, around, &mut notes)?;
+        let offload = plan.offload()?;
+        let reactors = plan.start(&offload, berths, around, &mut notes)?;
         let census = Arc::new(Census::default());
         let facts = plan.facts(&targets, &bound, notes);
         let acceptor = Acceptor {
@@ -221,6 +217,7 @@ impl Controller {
             reactors,
             counters,
             media,
+            offload,
             census,
             facts,
         })
@@ -263,6 +260,7 @@ impl Controller {
                 problems.push(format!("reactor {index} had failed"));
             }
         }
+        drop(self.offload);
         for medium in &self.media {
             let geometry = medium.geometry();
             if geometry.read_only {
@@ -287,6 +285,26 @@ impl Controller {
 #[must_use]
 pub fn summary_of(counters: &[Arc<Cell>]) -> String {
     stats::summary(counters.iter().map(|cell| &**cell))
+}
+
+/// Raises the limit of open files; gives the reactors' cores.
+fn prepare(config: &Config, notes: &mut Vec<String>) -> Result<Vec<u32>, Failure> {
+    if let Err(error) = socket::raise_descriptor_limit() {
+        notes.push(format!("the limit of open files stays as it is: {error}"));
+    }
+    let asked = config.reactors.cores.as_deref();
+    let mut allowed = cpu::allowed_cores();
+    if asked.is_none()
+        && let Some(node) = config.numa_node(notes)
+    {
+        let near = |core: &u32| numa::node_of_core(*core) == Some(node);
+        if allowed.iter().any(near) {
+            allowed.retain(near);
+        } else {
+            notes.push(format!("NUMA node {node} has no core this process may use"));
+        }
+    }
+    cores::choose(asked, &allowed, &cpu::isolated_cores()).map_err(Failure::one)
 }
 
 /// Binds every portal; gives their ids and what the addresses became.

@@ -8,7 +8,7 @@ use super::config::{Config, Storage};
 use super::{BackendKind, Facts, Failure, Settings, TargetFacts, build, memory};
 use crate::backend::offload::OffloadPool;
 use crate::buffer::PoolConfig;
-use crate::reactor::{self, Berth, ReactorConfig, SPIN, Seat, Surroundings};
+use crate::reactor::{self, Berth, ReactorConfig, SPIN, Seat, Starting, Surroundings};
 use crate::session::ReactorId;
 use crate::session::target::{Target, TargetSet};
 use crate::sys::ring::{self, RingConfig};
@@ -35,14 +35,14 @@ impl Plan<'_> {
     /// Starts all reactors, or none.
     pub(super) fn start(
         &self,
+        offload: &Arc<OffloadPool>,
         berths: Vec<Berth>,
         around: Vec<Surroundings>,
         notes: &mut Vec<String>,
     ) -> Result<Vec<JoinHandle<()>>, Failure> {
-        let offload = self.offload()?;
         let memory = self.memory(notes);
         let ring = self.ring(notes);
-        let mut threads = Vec::new();
+        let mut starting = Vec::new();
         let mailboxes: Vec<_> = berths.iter().map(Berth::mailbox).collect();
         for (index, (berth, around)) in berths.into_iter().zip(around).enumerate() {
             let core = self.cores[index];
@@ -62,9 +62,14 @@ impl Plan<'_> {
                 login: self.settings.login,
                 limits: self.settings.sessions,
                 seats: self.seats.to_vec(),
-                offload: Arc::clone(&offload),
+                offload: Arc::clone(offload),
             };
-            match reactor::start(config, berth, around) {
+            starting.push(reactor::start(config, berth, around));
+        }
+        let mut threads = Vec::new();
+        let mut problems = Vec::new();
+        for (core, starting) in self.cores.iter().zip(starting) {
+            match starting.and_then(Starting::wait) {
                 Ok((thread, report)) => {
                     threads.push(thread);
                     for note in report.pool.notes.into_iter().chain(report.notes) {
@@ -73,18 +78,18 @@ impl Plan<'_> {
                         }
                     }
                 }
-                Err(error) => {
-                    stop_all(&mailboxes, threads);
-                    return Err(Failure::one(format!(
-                        "reactor {index} on core {core}: {error}"
-                    )));
-                }
+                Err(error) => problems.push(format!("the reactor on core {core}: {error}")),
             }
         }
-        Ok(threads)
+        if problems.is_empty() {
+            return Ok(threads);
+        }
+        stop_all(&mailboxes, threads);
+        Err(Failure(problems))
     }
 
-    fn offload(&self) -> Result<Arc<OffloadPool>, Failure> {
+    /// Threads for what blocks, off the reactors' cores where there are others.
+    pub(super) fn offload(&self) -> Result<Arc<OffloadPool>, Failure> {
         let spare: Vec<u32> = cpu::allowed_cores()
             .into_iter()
             .filter(|core| !self.cores.contains(core))

@@ -266,7 +266,10 @@ impl Reactor {
                     self.around.counters.sent_bytes.add(bytes as u64);
                     entering.login.transmitted(bytes);
                 }
-                Sent::Nothing => break,
+                Sent::Nothing => {
+                    self.is_blocked = true;
+                    break;
+                }
                 Sent::Failed(kind) => {
                     entering
                         .login
@@ -287,8 +290,8 @@ impl Reactor {
 
     pub(super) fn expire_logins(&mut self) {
         let now = self.now;
-        let slots: Vec<usize> = self.connections.numbers().collect();
-        for slot in slots {
+        // By number, without a list: this happens on a core that serves commands, which allocates nothing.
+        for slot in 0..self.connections.bound() {
             let late = self
                 .entering(slot)
                 .and_then(|entering| entering.login.handle_timeout(now).err());

@@ -24,7 +24,7 @@ mod traffic;
 pub use idle::{PollPolicy, SPIN};
 pub use inbox::{Inbox, Mailbox, inbox};
 pub use message::{Arrival, Census, Event, Message, Permit, Place, Reason, Request, Ticket, What};
-pub use start::{Berth, ReactorConfig, Report, Seat, Surroundings, start};
+pub use start::{Berth, ReactorConfig, Report, Seat, Starting, Surroundings, start};
 
 use std::collections::HashMap;
 use std::io;
@@ -38,7 +38,7 @@ use self::message::Nexus;
 use self::slots::Slots;
 use self::timer::Timer;
 use crate::session::login::LoginLimits;
-use crate::session::{ReactorId, SessionKey, Shard};
+use crate::session::{Event as Counted, ReactorId, SessionKey, Shard};
 use crate::sys::ring::SharedRing;
 
 /// The waker's place in the registry; connections count up from 0.
@@ -93,6 +93,8 @@ struct Reactor {
     unsent: Vec<usize>,
     /// The same, while they are being sent to.
     sending: Vec<usize>,
+    /// A socket took no more, and may not have recovered yet.
+    is_blocked: bool,
     login: LoginLimits,
     idle: Idle,
     timer: Timer,
@@ -114,10 +116,14 @@ impl Reactor {
             };
             match next {
                 Next::Spin if self.speculates() => {}
+                Next::Look if self.speculates() && !self.has_cold_sockets() => {
+                    self.now = Instant::now();
+                }
                 Next::Spin | Next::Look => self.look(),
                 Next::Sleep => self.sleep(),
             }
         }
+        self.publish();
     }
 
     /// One bounded round; returns how much there was to do.
@@ -139,6 +145,11 @@ impl Reactor {
     fn speculates(&self) -> bool {
         const FEW: usize = 16;
         self.idle.speculates() && self.active.len() <= FEW
+    }
+
+    /// Whether there is a socket that only the kernel's edges bring back.
+    fn has_cold_sockets(&self) -> bool {
+        self.active.len() < self.connections.len() || self.is_blocked
     }
 
     fn take_messages(&mut self) -> usize {
@@ -191,6 +202,7 @@ impl Reactor {
                 return;
             }
         }
+        self.publish();
         let deadline = self.earliest_deadline();
         let timeout = self.timer.sleep(Instant::now(), deadline);
         self.around.counters.sleeps.add(1);
@@ -217,6 +229,11 @@ impl Reactor {
             // Only a signal interrupts it, and the next turn asks again.
             return;
         }
+        self.is_blocked = self.is_blocked
+            && self
+                .connections
+                .values()
+                .any(|connection| !connection.socket.is_writable());
         for event in &self.events {
             let Some(connection) = self.connections.at(event.token().0) else {
                 continue;
@@ -243,7 +260,35 @@ impl Reactor {
         logins.chain(self.shard.poll_timeout()).chain(stop).min()
     }
 
+    /// Copies what the shard counted to where others can read it.
+    fn publish(&self) {
+        let (from, to) = (self.shard.counters(), &self.around.counters);
+        for (event, counter) in [
+            (Counted::PduReceived, &to.pdus_received),
+            (Counted::PduSent, &to.pdus_sent),
+            (Counted::CommandStarted, &to.commands_started),
+            (Counted::CommandEnded, &to.commands_ended),
+            (Counted::BytesRead, &to.read_bytes),
+            (Counted::BytesWritten, &to.written_bytes),
+            (Counted::HeaderDigestError, &to.header_digest_errors),
+            (Counted::DataDigestError, &to.data_digest_errors),
+            (Counted::DataSegmentTooLong, &to.long_data_segments),
+            (Counted::AhsTooLong, &to.long_ahs),
+            (Counted::Rejected, &to.rejects),
+            (Counted::OutsideWindow, &to.commands_outside_window),
+            (Counted::StaleData, &to.stale_data),
+            (Counted::BadDataOut, &to.bad_data_out),
+            (Counted::TaskManagement, &to.task_management),
+            (Counted::TaskAborted, &to.tasks_aborted),
+            (Counted::MemoryWait, &to.memory_waits),
+            (Counted::QueueWait, &to.queue_waits),
+        ] {
+            counter.set(from.of(event));
+        }
+    }
+
     fn expire(&mut self) {
+        self.publish();
         self.expire_logins();
         self.shard.handle_timeout(self.now);
         self.advance_stop();

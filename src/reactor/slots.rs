@@ -60,6 +60,15 @@ impl<T> Slots<T> {
         (value.is_some() && *generation == ticket.generation).then_some(ticket.slot)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// One more than the highest number there ever was.
+    pub(super) fn bound(&self) -> usize {
+        self.slots.len()
+    }
+
     pub(super) fn numbers(&self) -> impl Iterator<Item = usize> + '_ {
         self.slots
             .iter()

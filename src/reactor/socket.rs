@@ -94,12 +94,20 @@ impl Socket {
     /// One receive into both pieces of room.
     pub(super) fn receive(&mut self, room: &mut [IoSliceMut<'_>; 2]) -> Received {
         let [first, second] = room;
-        let result = if second.is_empty() {
-            self.stream.read(first)
-        } else {
-            self.stream.read_vectored(room)
-        };
-        self.received(result)
+        loop {
+            let result = match (first.is_empty(), second.is_empty()) {
+                (_, true) => self.stream.read(first),
+                (true, false) => self.stream.read(second),
+                (false, false) => self.stream.read_vectored(&mut [
+                    IoSliceMut::new(&mut *first),
+                    IoSliceMut::new(&mut *second),
+                ]),
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return self.received(other),
+            }
+        }
     }
 
     fn received(&mut self, result: io::Result<usize>) -> Received {
@@ -115,8 +123,6 @@ impl Socket {
                 self.heat = self.heat.saturating_sub(1);
                 Received::Nothing
             }
-            // Still readable: it is tried again in the next turn.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Received::Nothing,
             Err(error) => Received::Failed(error.kind()),
         }
     }

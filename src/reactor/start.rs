@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -119,15 +119,31 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// Starts a reactor in a thread of its own and waits until it is ready.
+/// A reactor that is about to be ready.
+#[derive(Debug)]
+pub struct Starting {
+    thread: JoinHandle<()>,
+    is_ready: Receiver<io::Result<Report>>,
+}
+
+impl Starting {
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// When it has no memory, no ring, or a medium cannot be attached. Then its thread is gone.
+    pub fn wait(self) -> io::Result<(JoinHandle<()>, Report)> {
+        match self.is_ready.recv() {
+            Ok(report) => report.map(|report| (self.thread, report)),
+            Err(_) => Err(io::Error::other("its thread ended while it started")),
+        }
+    }
+}
+
+/// Starts a reactor in a thread of its own. Several can start at the same time.
 ///
 /// # Errors
-/// When it has no memory, no ring, or a medium cannot be attached.
-pub fn start(
-    config: ReactorConfig,
-    berth: Berth,
-    around: Surroundings,
-) -> io::Result<(JoinHandle<()>, Report)> {
+/// When there is no thread.
+pub fn start(config: ReactorConfig, berth: Berth, around: Surroundings) -> io::Result<Starting> {
     let (ready, is_ready) = channel();
     let name = format!("reactor-{}", config.id.0);
     let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -147,12 +163,7 @@ pub fn start(
         }
         drop(farewell);
     })?;
-    let report = is_ready.recv().unwrap_or_else(|_| {
-        Err(io::Error::other(
-            "the reactor's thread ended while it started",
-        ))
-    });
-    report.map(|report| (thread, report))
+    Ok(Starting { thread, is_ready })
 }
 
 /// Tells control when the thread ends, even by a panic.
@@ -209,18 +220,13 @@ impl Reactor {
             pool,
             limits: config.limits,
         });
-        for seat in config.seats {
-            let context = AttachContext {
-                ring: ring.clone(),
-                offload: Arc::clone(&config.offload),
-                waker: crate::backend::Waker(berth.mailbox.bell()),
-                depth: seat.depth,
-            };
-            let backend = Arc::clone(&seat.medium).attach(&context).map_err(|error| {
-                io::Error::new(error.kind(), format!("{}: {error}", seat.medium.describe()))
-            })?;
-            shard.attach_unit(seat.id, seat.unit, backend);
-        }
+        let context = AttachContext {
+            ring: ring.clone(),
+            offload: config.offload,
+            waker: crate::backend::Waker(berth.mailbox.bell()),
+            depth: 0,
+        };
+        attach(&mut shard, config.seats, &context)?;
         let now = Instant::now();
         let reactor = Self {
             id: config.id,
@@ -236,6 +242,7 @@ impl Reactor {
             active: Vec::with_capacity(EVENTS),
             unsent: Vec::with_capacity(EVENTS),
             sending: Vec::with_capacity(EVENTS),
+            is_blocked: false,
             login: config.login,
             idle: Idle::new(config.poll, config.spin),
             timer: Timer::new(now),
@@ -250,4 +257,21 @@ impl Reactor {
             },
         ))
     }
+}
+
+/// Gives every logical unit a backend of this core.
+fn attach(shard: &mut Shard, seats: Vec<Seat>, context: &AttachContext) -> io::Result<()> {
+    for seat in seats {
+        let context = AttachContext {
+            depth: seat.depth,
+            ..context.clone()
+        };
+        let named = |error: io::Error| {
+            let what = seat.medium.describe();
+            io::Error::new(error.kind(), format!("{what}: {error}"))
+        };
+        let backend = Arc::clone(&seat.medium).attach(&context).map_err(named)?;
+        shard.attach_unit(seat.id, seat.unit, backend);
+    }
+    Ok(())
 }

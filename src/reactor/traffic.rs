@@ -171,7 +171,10 @@ impl Reactor {
                 self.unsent.push(slot);
                 1
             }
-            Sent::Nothing => 0,
+            Sent::Nothing => {
+                self.is_blocked = true;
+                0
+            }
             Sent::Failed(kind) => {
                 self.close(slot, Reason::Socket(kind));
                 1

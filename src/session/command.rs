@@ -68,6 +68,7 @@ impl Session {
         let tag = bhs.initiator_task_tag.get();
         let Some(slot) = self.tasks.insert(tag) else {
             self.disown(home, immediate);
+            self.forget_data(data);
             let reason = RejectReason::IMMEDIATE_COMMAND_REJECT;
             return self.reject(home, reason, zerocopy::IntoBytes::as_bytes(bhs));
         };
@@ -125,6 +126,7 @@ impl Session {
         task.out.unsolicited_open = task.writes && !is_final;
         if len == 0 && !task.out.unsolicited_open {
             self.release_promise(home, slot);
+            self.forget_data(data);
             return None;
         }
         let limit = params.first_burst_length.min(task.expected_len);
@@ -133,6 +135,7 @@ impl Session {
             && (is_final || !params.initial_r2t)
             && len <= limit;
         if !allowed {
+            self.forget_data(data);
             return Some(Sense::UNEXPECTED_UNSOLICITED_DATA);
         }
         let wanted = (task.expected_len as usize).min(LARGEST);
@@ -142,12 +145,16 @@ impl Session {
             }
             Received::Gone { .. } => return Some(INSUFFICIENT_RESOURCES),
             Received::Bytes(_) | Received::Own { .. } => {
-                if !self.land(home, slot, wanted, limit as usize) {
-                    return Some(INSUFFICIENT_RESOURCES);
-                }
+                let landed = self.land(home, slot, wanted, limit as usize);
                 let bytes = data.bytes().unwrap_or_default();
-                if let Some(buffer) = self.tasks.get_mut(slot).data.as_mut() {
+                if let Some(buffer) = self.tasks.get_mut(slot).data.as_mut()
+                    && landed
+                {
                     buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
+                }
+                self.forget_data(data);
+                if !landed {
+                    return Some(INSUFFICIENT_RESOURCES);
                 }
             }
         }
@@ -155,6 +162,13 @@ impl Session {
         task.out.unsolicited = len;
         home.counters.add(Event::BytesWritten, u64::from(len));
         None
+    }
+
+    /// The data is not needed where it is; the promise it may have been taken on is the task's affair.
+    fn forget_data(&mut self, data: Received<'_>) {
+        if let Received::Own { buffer, .. } = data {
+            self.memory -= buffer.len();
+        }
     }
 
     /// A data buffer for a write: `wanted` bytes, else the promised chunk, else at least `least`.
@@ -570,6 +584,9 @@ impl Session {
         least: usize,
         held: usize,
     ) -> Option<Buffer> {
+        if least > LARGEST {
+            return None;
+        }
         let cap = home.limits.session_memory;
         let others = self.memory - held;
         if others > 0 && others + least > cap {

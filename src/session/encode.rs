@@ -234,7 +234,8 @@ impl Session {
             // More than the wire had room for.
             self.make_ready(home);
         }
-        if self.rx.start < self.rx.end && self.tx.has_room() {
+        if self.paused && self.tx.has_room() {
+            self.paused = false;
             // PDUs may have been left in the ring because too much was unanswered.
             self.add_backlog(home);
         }

@@ -53,6 +53,7 @@ impl Session {
             }
             if budget == 0 || !self.tx.has_room() {
                 more = budget == 0;
+                self.paused = !more;
                 break Ok(());
             }
             budget -= 1;
@@ -66,6 +67,7 @@ impl Session {
             }
         };
         self.rx.ring = Some(ring);
+        self.rx.keep_tail();
         self.rx.compact();
         self.rx.drain_dropped();
         if more {
@@ -99,7 +101,9 @@ impl Session {
         };
         let Some(pdu) = bytes.get(..layout.total_len()) else {
             let so_far = layout.data_so_far(bytes);
-            if layout.data_len - so_far.len() >= DIRECT_FROM {
+            // What does not fit in the ring never becomes whole there, however little of it is missing.
+            let fits = layout.total_len() <= ring.len();
+            if layout.data_len - so_far.len() >= DIRECT_FROM || !fits {
                 self.begin_direct(home, layout, bytes, so_far);
             }
             return Ok(false);
@@ -143,6 +147,9 @@ impl Session {
             Sink::Drop => {}
         }
         self.rx.end = self.rx.start + layout.data_offset;
+        // Padding and digest may be there in part already, when all of the data is.
+        let data_end = layout.data_offset + so_far.len();
+        self.rx.tail = (self.rx.start + data_end, pdu.len() - data_end);
         self.rx.direct = Some(Direct {
             layout,
             filled: so_far.len(),

@@ -153,6 +153,8 @@ struct Session {
     in_ready: bool,
     in_backlog: bool,
     in_starved: bool,
+    /// PDUs were left in the ring because too much was unanswered.
+    paused: bool,
     close_requested: bool,
 }
 
@@ -194,6 +196,7 @@ impl Session {
             in_ready: false,
             in_backlog: false,
             in_starved: false,
+            paused: false,
             close_requested: false,
             facts: Facts {
                 target: established.target,

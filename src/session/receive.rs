@@ -46,6 +46,8 @@ pub(super) struct Receiver {
     pub(super) start: usize,
     pub(super) end: usize,
     pub(super) direct: Option<Direct>,
+    /// Bytes in the ring that came behind a payload just taken out of it: where, and how many.
+    pub(super) tail: (usize, usize),
 }
 
 impl Receiver {
@@ -56,6 +58,7 @@ impl Receiver {
             start: 0,
             end: 0,
             direct: None,
+            tail: (0, 0),
         }
     }
 
@@ -129,6 +132,17 @@ impl Receiver {
             && matches!(direct.sink, Sink::Task { slot: s, .. } if s == slot)
         {
             direct.sink = Sink::Drop;
+        }
+    }
+
+    /// Moves what came behind a payload to where the payload was.
+    pub(super) fn keep_tail(&mut self) {
+        let (from, len) = std::mem::take(&mut self.tail);
+        if len > 0
+            && let Some(ring) = self.ring.as_mut()
+        {
+            ring.as_mut_slice().copy_within(from..from + len, self.end);
+            self.end += len;
         }
     }
 

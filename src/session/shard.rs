@@ -90,17 +90,31 @@ impl Shard {
         self.home.units.detach(id)
     }
 
-    /// How many commands a session opened now may send at first; 0: there is no memory for one.
+    /// How many commands a session opened now may send at first; 0: there is no room for another session.
+    ///
+    /// What it says is what [`Self::open_session`] lets in if nothing comes between: MaxCmdSN never goes
+    /// back (RFC 7143, section 4.2.2.1), from the last Login Response on.
     #[must_use]
     pub fn window_for_new_session(&self) -> u32 {
+        let limits = &self.home.limits;
         let pool = &self.home.pool;
-        let chunk = crate::buffer::CHUNK;
-        let ring = self.home.limits.receive_ring;
-        let room = (pool.total_bytes() / 2)
-            .saturating_sub(pool.promised() * chunk)
-            .min(pool.free_bytes().saturating_sub(ring));
-        let chunks = u32::try_from(room / chunk).unwrap_or(u32::MAX);
-        chunks.clamp(1, self.home.limits.window)
+        if self.vacant.is_empty() && self.sessions.len() >= limits.sessions {
+            return 0;
+        }
+        let Some(_ring) = pool.take(limits.receive_ring, limits.receive_ring) else {
+            return 0;
+        };
+        let mut window = 0;
+        while window < limits.window
+            && (window == 0 || pool.promised() * crate::buffer::CHUNK * 2 < pool.total_bytes())
+            && pool.promise()
+        {
+            window += 1;
+        }
+        for _ in 0..window {
+            pool.unpromise();
+        }
+        window
     }
 
     /// Opens a session; its first PDUs may be in `established` already.

@@ -528,7 +528,7 @@ fn a_large_write_is_asked_for_by_r2t_however_it_is_cut() {
         let mut host = Host::open(&mut shard, params);
         host.cut = cut;
         let blocks = if cut == 1 { 100 } else { 5000 };
-        let data = pattern(usize::from(blocks as u16) * 512);
+        let data = pattern(usize::from(blocks) * 512);
         host.write(&mut shard, 5, 100, blocks, &data[..8192]);
         let (response, r2ts) = feed(&host, &mut shard, 5, &data, piece);
         assert_eq!(response_status(&response), 0);
@@ -883,6 +883,10 @@ fn a_pool_that_is_used_up_delays_but_never_fails() {
 
 /// Two cores, one unit, messages in any order: after a reset is answered no earlier write reaches the medium.
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one story, from the held write to the answer"
+)]
 fn a_reset_reaches_every_core_before_it_is_answered() {
     for seed in 1..200_u64 {
         let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -135,6 +135,7 @@ impl Link {
 pub struct Pair {
     pub now: Instant,
     pub shards: Vec<Shard>,
+    pub pools: Vec<Pool>,
     pub disks: Vec<Disk>,
     pub links: Vec<Link>,
     pub segments: Segments,
@@ -165,7 +166,7 @@ impl Default for Setup {
             shards: 1,
             units: 2,
             block_size: BlockSize::B512,
-            pool_bytes: 32 << 20,
+            pool_bytes: 16 << 20,
             limits: SessionLimits::default(),
             seed: 1,
             segments: Segments::Whole,
@@ -175,6 +176,20 @@ impl Default for Setup {
 
 pub fn portal() -> SocketAddr {
     "127.0.0.1:3260".parse().unwrap()
+}
+
+fn pool(bytes: usize) -> Pool {
+    let config = PoolConfig {
+        bytes,
+        numa_node: None,
+        hugepages: false,
+    };
+    Pool::new(config).unwrap().0
+}
+
+/// Free bytes of a pool of the same size that was never used.
+fn pool_like(used: &Pool) -> usize {
+    pool(used.total_bytes()).free_bytes()
 }
 
 /// How many of `len` bytes move now.
@@ -226,12 +241,15 @@ impl Pair {
                 .map(|n| (n, UnitId(u32::from(n))))
                 .collect(),
         };
+        let pools: Vec<Pool> = (0..setup.shards).map(|_| pool(setup.pool_bytes)).collect();
         let shards = (0..setup.shards)
-            .map(|reactor| Self::shard(setup, reactor, &disks))
+            .zip(&pools)
+            .map(|(reactor, pool)| Self::shard(setup, reactor, pool.clone(), &disks))
             .collect();
         Self {
             now: Instant::now(),
             shards,
+            pools,
             disks,
             links: Vec::new(),
             segments: setup.segments,
@@ -246,13 +264,7 @@ impl Pair {
         }
     }
 
-    fn shard(setup: Setup, reactor: u16, disks: &[Disk]) -> Shard {
-        let (pool, _) = Pool::new(PoolConfig {
-            bytes: setup.pool_bytes,
-            numa_node: None,
-            hugepages: false,
-        })
-        .unwrap();
+    fn shard(setup: Setup, reactor: u16, pool: Pool, disks: &[Disk]) -> Shard {
         let mut shard = Shard::new(ShardConfig {
             reactor: ReactorId(reactor),
             reactors: setup.shards,
@@ -436,10 +448,10 @@ impl Pair {
         let link = &mut self.links[index];
         let bytes: Vec<u8> = link.to_initiator.drain(..len).collect();
         let mut moved = !bytes.is_empty();
-        if link.error.is_none() {
-            if let Err(error) = link.initiator.handle_bytes(&bytes) {
-                link.error = Some(error);
-            }
+        if link.error.is_none()
+            && let Err(error) = link.initiator.handle_bytes(&bytes)
+        {
+            link.error = Some(error);
         }
         while let Some(event) = link.initiator.poll_event() {
             moved = true;
@@ -657,6 +669,24 @@ impl Pair {
     /// Sessions of which something is left.
     pub fn open_sessions(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Every connection breaks: then no session, no operation and no memory in use is left.
+    #[track_caller]
+    pub fn assert_all_comes_back(&mut self) {
+        for link in 0..self.links.len() {
+            self.cut(link);
+        }
+        self.run();
+        assert_eq!(self.sessions.len(), 0, "sessions");
+        for disk in &self.disks {
+            assert_eq!(disk.in_flight(), 0, "operations");
+        }
+        for pool in &self.pools {
+            let fresh = pool_like(pool);
+            assert_eq!(pool.promised(), 0, "promises");
+            assert_eq!(pool.free_bytes(), fresh, "memory");
+        }
     }
 
     /// The next event of a link.

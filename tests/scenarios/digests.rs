@@ -67,6 +67,29 @@ fn a_list_is_settled_by_its_order() {
     }
 }
 
+#[test]
+fn padding_and_digest_are_found_wherever_the_receive_ring_ends() {
+    let ring = ringtgt::session::SessionLimits::default().receive_ring;
+    for (header, data) in [(false, true), (true, true), (false, false), (true, false)] {
+        for len in (ring - 64..ring + 8).chain([ring + 16_000, ring + 16_384, ring + 16_500]) {
+            let mut pair = Pair::new();
+            let link = pair.login(config(header, data));
+            let mut nop = raw::nop_out(raw::TAG);
+            nop.opcode |= 0x40;
+            raw::send(&mut pair, link, &nop, &vec![7; len]);
+            pair.run();
+            pair.assert_well(link);
+            pair.links[link].initiator.nop(5, b"after").unwrap();
+            pair.run();
+            assert!(
+                matches!(pair.links[link].events.back(), Some(Event::Nop { cookie: 5, data }) if data == b"after"),
+                "{header} {data} {len}"
+            );
+            assert_eq!(raw::rejects(&mut pair, link), [], "{header} {data} {len}");
+        }
+    }
+}
+
 /// Bytes of a NOP-Out with `data`, with the digests in force.
 fn encoded(pair: &mut Pair, link: usize, bhs: [u8; 48], data: &[u8]) -> Vec<u8> {
     let initiator = &mut pair.links[link].initiator;

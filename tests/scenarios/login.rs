@@ -205,3 +205,73 @@ fn sessions_of_several_initiators_live_side_by_side_on_several_cores() {
         pair.assert_well(link);
     }
 }
+
+#[test]
+fn sessions_beyond_the_memory_are_refused_and_those_that_are_open_work() {
+    let mut pair = Pair::with(Setup {
+        pool_bytes: 2 << 20,
+        ..Setup::default()
+    });
+    let mut open = Vec::new();
+    let mut refused = 0;
+    for number in 0..24u8 {
+        let mut config = config();
+        config.isid[5] = number;
+        let link = pair.connect(config);
+        pair.run();
+        match pair.links[link].error {
+            None => {
+                assert!(
+                    matches!(pair.event(link), Some(Event::LoggedIn)),
+                    "no answer at all"
+                );
+                open.push(link);
+            }
+            Some(Error::Refused {
+                status: LoginStatus::OUT_OF_RESOURCES,
+                ..
+            }) => refused += 1,
+            ref other => panic!("{other:?}"),
+        }
+    }
+    assert!(
+        open.len() > 2 && refused > 0,
+        "{} open, {refused} refused",
+        open.len()
+    );
+    for &link in &open {
+        pair.quiet(link);
+        pair.assert_works(link);
+    }
+    // Where one leaves there is room for another.
+    pair.cut(open[0]);
+    pair.run();
+    let next = pair.session();
+    pair.quiet(next);
+    pair.assert_works(next);
+    pair.assert_all_comes_back();
+}
+
+#[test]
+fn blocks_of_4096_bytes_are_served() {
+    let mut pair = Pair::with(Setup {
+        block_size: ringtgt::units::BlockSize::B4096,
+        ..Setup::default()
+    });
+    let link = pair.quiet_session();
+    let data = pair.random.bytes(3 * 4096);
+    let done = pair.command(
+        link,
+        cdb::write_10(7, 3),
+        ringtgt::initiator::Payload::Write(data.clone()),
+    );
+    assert!(done.is_good());
+    assert!(pair.disk().bytes()[7 * 4096..10 * 4096] == data);
+    let done = pair.command(
+        link,
+        cdb::read_10(7, 3),
+        ringtgt::initiator::Payload::Read(vec![0; 3 * 4096]),
+    );
+    assert_eq!(done.payload, ringtgt::initiator::Payload::Read(data));
+    pair.assert_well(link);
+}

@@ -108,6 +108,7 @@ fn a_broken_connection_leaves_nothing_behind() {
         pair.disk().set_pace(Pace::AtOnce);
         let next = pair.quiet_session();
         pair.assert_works(next);
+        pair.assert_all_comes_back();
     }
 }
 
@@ -117,7 +118,7 @@ fn memory_comes_back_with_every_session() {
         pool_bytes: 8 << 20,
         ..Setup::default()
     });
-    for n in 0..200u32 {
+    for n in 0..60u32 {
         let link = pair.login(config());
         pair.quiet(link);
         pair.disk().set_pace(Pace::Whenever);
@@ -145,4 +146,5 @@ fn memory_comes_back_with_every_session() {
     pair.quiet(link);
     pair.assert_works(link);
     assert_eq!(pair.open_sessions(), 1);
+    pair.assert_all_comes_back();
 }

@@ -132,6 +132,18 @@ fn a_task_that_is_over_does_not_exist() {
     pair.assert_works(link);
 }
 
+#[test]
+fn a_task_is_answered_or_aborted_but_never_both() {
+    // Write and abort arrive in one piece, and the write ends before the abort is seen.
+    let mut pair = Pair::new();
+    let link = pair.quiet_session();
+    let tag = pair.submit(link, cdb::write_10(0, 1), Payload::Write(vec![1; BLOCK]));
+    let answer = manage(&mut pair, link, Function::ABORT_TASK, 0, Some(tag));
+    assert!(pair.done(link, tag).is_good());
+    assert_eq!(answer, Some(Response::TASK_DOES_NOT_EXIST));
+    pair.assert_works(link);
+}
+
 fn request(function: u8, lun: u16, referenced: u32, ref_cmd_sn: u32) -> TaskManagementRequestBhs {
     TaskManagementRequestBhs {
         opcode: Opcode::TASK_MANAGEMENT_REQUEST.0 | IMMEDIATE,
@@ -164,6 +176,7 @@ fn a_command_that_never_came_can_be_aborted_and_is_then_not_done() {
     let missing = pair.links[link].initiator.cmd_sn();
     let abort = request(1, 0, 0x8000_0055, missing.0);
     raw::send_at(&mut pair, link, &abort, &[], missing.next().0);
+    pair.links[link].initiator.set_cmd_sn(missing.next());
     pair.run();
     assert_eq!(
         raw_answer(&mut pair, link),
@@ -173,7 +186,6 @@ fn a_command_that_never_came_can_be_aborted_and_is_then_not_done() {
     raw::send_at(&mut pair, link, &late, &[1; BLOCK], missing.0);
     pair.run();
     assert_eq!(pair.disk().bytes()[0], 0);
-    pair.links[link].initiator.set_cmd_sn(missing.next());
     raw::answers(&mut pair, link);
     pair.assert_works(link);
 }

@@ -225,6 +225,29 @@ fn data_out_of_one_burst_may_come_in_many_pieces() {
 }
 
 #[test]
+fn a_data_out_that_is_a_little_longer_than_the_receive_ring_arrives() {
+    // The ring is full when less than a direct payload's worth is missing.
+    let ring =
+        u16::try_from(ringtgt::session::SessionLimits::default().receive_ring / BLOCK).unwrap();
+    for blocks in [
+        ring - 1,
+        ring,
+        ring + 1,
+        ring + 16,
+        ring + 31,
+        ring + 32,
+        ring + 33,
+    ] {
+        let mut pair = Pair::new();
+        let link = logged_in(&mut pair, config(true, false));
+        let data = pair.random.bytes(usize::from(blocks) * BLOCK);
+        pair.write(link, 0, &data);
+        assert_only(&pair, 0, &data);
+        pair.assert_well(link);
+    }
+}
+
+#[test]
 fn data_out_that_breaks_its_burst_never_leaves_the_commands_blocks() {
     // (offset, length, DataSN, last)
     let wrong: [&[(u32, usize, u32, bool)]; 7] = [

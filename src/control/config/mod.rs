@@ -158,6 +158,21 @@ impl Config {
         check::config(&tree, port.unwrap_or(ISCSI_PORT))
     }
 
+    /// The NUMA node that the storages are wanted on, if they agree on one.
+    #[must_use]
+    pub fn numa_node(&self, notes: &mut Vec<String>) -> Option<u32> {
+        let mut wanted = self.storages.iter().filter_map(|storage| storage.numa_node);
+        let first = wanted.next()?;
+        if wanted.any(|other| other != first) {
+            notes.push(
+                "storages want different NUMA nodes: reactors run on all of them; \"reactors\": {\"cores\"} decides"
+                    .to_owned(),
+            );
+            return None;
+        }
+        Some(first)
+    }
+
     /// Mistakes that only the file system can tell: storages whose file is missing.
     #[must_use]
     pub fn missing_files(&self) -> Vec<Mistake> {

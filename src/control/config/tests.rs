@@ -171,6 +171,40 @@ fn what_has_no_file_needs_a_size_in_whole_blocks() {
 }
 
 #[test]
+fn reactors_go_to_the_numa_node_that_all_storages_want() {
+    let storage = |node| Storage {
+        numa_node: node,
+        ..Storage::new(0, BackendKind::Null, PathBuf::from("n"))
+    };
+    let mut config = Config::default();
+    let mut notes = Vec::new();
+    assert_eq!(config.numa_node(&mut notes), None);
+    config.storages = vec![storage(Some(1)), storage(None), storage(Some(1))];
+    assert_eq!((config.numa_node(&mut notes), notes.len()), (Some(1), 0));
+    config.storages.push(storage(Some(0)));
+    assert_eq!((config.numa_node(&mut notes), notes.len()), (None, 1));
+}
+
+/// One fact, written twice, kept together: the README's table names every member there is.
+#[test]
+fn the_readme_names_every_member() {
+    let readme = include_str!("../../../README.md");
+    let rows: Vec<&str> = readme
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    for (place, members) in check::MEMBERS {
+        for member in *members {
+            let named = rows.iter().any(|row| {
+                let names = row.split('|').nth(1).unwrap_or_default();
+                names.contains(&format!("`{place}")) && names.contains(&format!("{member}`"))
+            });
+            assert!(named, "the README does not name {place}{member}");
+        }
+    }
+}
+
+#[test]
 fn our_own_members_are_read() {
     let text = r#"{"storages": [{"deviceID": 1, "path": "/d", "backendType": "file", "size": "1G", "serial": "S1",
         "vendor": "ACME", "product": "Disk", "readOnly": true, "writeCache": false, "online": false, "blockShift": 12}],
