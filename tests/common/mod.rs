@@ -12,3 +12,5 @@ pub mod disk;
 pub mod pair;
 pub mod random;
 pub mod raw;
+pub mod say;
+pub mod turn;
