@@ -12,3 +12,4 @@ pub mod disk;
 pub mod pair;
 pub mod random;
 pub mod raw;
+pub mod wire;
