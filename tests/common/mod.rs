@@ -14,3 +14,4 @@ pub mod random;
 pub mod raw;
 pub mod say;
 pub mod turn;
+pub mod wire;
