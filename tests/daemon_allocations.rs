@@ -1,171 +1,243 @@
-//! The whole target over loopback: its reactors allocate nothing per command, whatever the backend, the direction
-//! and the digests.
+//! The whole target over loopback: its reactors allocate nothing for 100 000 mixed commands, whatever
+//! the backend, the direction, the way the data of writes comes, and the digests.
 #![allow(
     unsafe_code,
-    reason = "a global allocator that counts can only be written so"
+    reason = "a global allocator that counts, and a thread's name, can only be had so"
 )]
+#![allow(missing_docs, reason = "a test")]
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "tests' own numbers"
+)]
+mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::backtrace::Backtrace;
+use std::cell::Cell;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-use ringtgt::control::config::{Portal, Storage, TargetConfig};
-use ringtgt::control::{BackendKind, Config, Controller, Settings};
-use ringtgt::initiator::{self, Command, DigestOffer, Event, Initiator, Payload};
-
-const NAME: &str = "iqn.2026-11.com.example:counted";
-/// Commands before counting, and while counting.
-const WARM_UP: u64 = 5_000;
-const COUNTED: u64 = 25_000;
-const DEPTH: u32 = 24;
-const BLOCKS: u64 = 16 << 10;
-
-/// Allocations by threads called `reactor-...`.
-static BY_REACTORS: AtomicU64 = AtomicU64::new(0);
+use common::cdb;
+use common::pair::BLOCK;
+use common::random::Random;
+use common::wire::{Daemon, Peer, config, ending, ram};
+use ringtgt::control::config::Storage;
+use ringtgt::control::{BackendKind, PollPolicy, Settings};
+use ringtgt::initiator::{Command, DigestOffer, Offers, Payload, wire_lun};
+use ringtgt::sys::ring;
 
 struct Counting;
-
-fn count() {
-    let mut name = [0_u8; 16];
-    // SAFETY: the kernel writes at most 16 bytes.
-    let result = unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
-    if result == 0 && name.starts_with(b"reactor-") {
-        BY_REACTORS.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.dealloc(place, layout) }
-    }
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.realloc(place, layout, size) }
-    }
-}
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// One session that always has `DEPTH` commands outstanding.
-struct Load {
-    stream: TcpStream,
-    initiator: Initiator,
-    issued: u64,
-    answered: u64,
+/// Allocations are counted now.
+static ARMED: AtomicBool = AtomicBool::new(false);
+/// Those of reactor threads.
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+/// Where the first one came from.
+static FIRST: Mutex<Option<Backtrace>> = Mutex::new(None);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Unknown,
+    Reactor,
+    Other,
 }
 
-impl Load {
-    fn new(address: SocketAddr, digests: DigestOffer) -> Self {
-        let mut config = initiator::Config::normal("iqn.2026-11.com.example:counter", NAME);
-        config.offers.header_digest = digests;
-        config.offers.data_digest = digests;
-        let stream = TcpStream::connect(address).expect("it listens");
-        let mut load = Self {
-            stream,
-            initiator: Initiator::new(config),
-            issued: 0,
-            answered: 0,
-        };
-        while load.initiator.negotiated().is_none() {
-            load.exchange();
-        }
-        load
-    }
+thread_local! {
+    static KIND: Cell<Kind> = const { Cell::new(Kind::Unknown) };
+}
 
-    fn exchange(&mut self) {
-        let len = {
-            let bytes = self.initiator.poll_transmit();
-            self.stream.write_all(bytes).expect("the target reads");
-            bytes.len()
-        };
-        self.initiator.transmitted(len);
-        let len = self
-            .stream
-            .read(self.initiator.receive_into())
-            .expect("the target answers");
-        assert_ne!(len, 0, "the target closed the connection");
-        self.initiator.handle_received(len).expect("by the rules");
-        while let Some(event) = self.initiator.poll_event() {
-            match event {
-                Event::Command(done) => {
-                    assert!(done.is_good() || self.answered == 0, "{done:?}");
-                    self.answered += 1;
-                }
-                Event::LoggedIn => {}
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    /// Reads and writes of 1, 8 and 128 blocks, until `total` are answered.
-    fn run_to(&mut self, total: u64) {
-        while self.answered < total {
-            while self.issued < total && self.issued - self.answered < u64::from(DEPTH) {
-                let blocks = [1_u8, 8, 8, 8, 128][(self.issued % 5) as usize];
-                let lba = (self.issued * 7919 % (BLOCKS - 128)).to_be_bytes();
-                let mut cdb = [0; 16];
-                cdb[2..6].copy_from_slice(&lba[4..]);
-                cdb[8] = blocks;
-                let bytes = usize::from(blocks) * 512;
-                let is_write = (self.issued / 5).is_multiple_of(2);
-                cdb[0] = if is_write { 0x2a } else { 0x28 };
-                let payload = if is_write {
-                    Payload::Write(vec![0xa5; bytes])
-                } else {
-                    Payload::Discard(u32::try_from(bytes).expect("small"))
-                };
-                let command = Command::new(self.issued, 0, cdb, payload);
-                if self.initiator.submit(command).is_err() {
-                    break;
-                }
-                self.issued += 1;
-            }
-            self.exchange();
-        }
+/// What this thread is by its name; asks the kernel, and allocates nothing.
+fn kind_by_name() -> Kind {
+    let mut name = [0_u8; 16];
+    // SAFETY: PR_GET_NAME writes at most 16 bytes, and so many there are.
+    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+    if name.starts_with(b"reactor-") {
+        Kind::Reactor
+    } else {
+        Kind::Other
     }
 }
 
+fn note() {
+    if !ARMED.load(SeqCst) {
+        return;
+    }
+    let kind = KIND.get();
+    if kind == Kind::Unknown {
+        KIND.set(kind_by_name());
+    }
+    if KIND.get() != Kind::Reactor {
+        return;
+    }
+    // Remembering where allocates too.
+    KIND.set(Kind::Other);
+    if ALLOCATIONS.fetch_add(1, SeqCst) == 0 {
+        *FIRST.lock().unwrap() = Some(Backtrace::force_capture());
+    }
+    KIND.set(Kind::Reactor);
+}
+
+// SAFETY: everything is handed to the system's allocator unchanged; counting touches nothing of it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note();
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        note();
+        // SAFETY: as the caller promised.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+/// Runs `work`; gives the allocations of reactor threads meanwhile, and where the first came from.
+fn count(work: impl FnOnce()) -> (u64, Option<Backtrace>) {
+    ALLOCATIONS.store(0, SeqCst);
+    ARMED.store(true, SeqCst);
+    work();
+    ARMED.store(false, SeqCst);
+    (ALLOCATIONS.load(SeqCst), FIRST.lock().unwrap().take())
+}
+
+const DISK: u64 = 32 << 20;
+/// Commands a session keeps going.
+const DEPTH: usize = 24;
+/// Memory of all reactors: more than is wanted at a time, and as little as there can be.
+const AMPLE: u64 = 128 << 20;
+const SCARCE: u64 = 1 << 20;
+
+/// Sessions whose writes come in every way: immediate and then unasked, only unasked, only asked for.
+fn sessions(daemon: &Daemon, digests: DigestOffer) -> Vec<Peer> {
+    let ways = [(true, false), (false, false), (false, true)];
+    let peers = ways.iter().zip(1..).map(|(&(immediate, asked), isid)| {
+        let mut config = config(isid);
+        config.offers = Offers {
+            header_digest: digests,
+            data_digest: digests,
+            immediate_data: immediate,
+            initial_r2t: asked,
+            ..Offers::DEFAULT
+        };
+        Peer::log_in(daemon.address, config)
+    });
+    peers.collect()
+}
+
+/// One mixed command after the other, `DEPTH` at a time.
+fn run(peer: &mut Peer, seed: u64, commands: usize) {
+    let mut random = Random::new(seed);
+    let mut spare: Vec<Vec<u8>> = (0..DEPTH).map(|_| vec![0x5a; 256 * 1024]).collect();
+    let (mut begun, mut ended) = (0, 0);
+    while ended < commands {
+        while begun < commands && begun - ended < DEPTH && peer.initiator.room() > 0 {
+            let (cdb, payload) = command(&mut random, &mut spare);
+            let command = Command::new(0, wire_lun(0), cdb, payload);
+            peer.initiator.submit(command).expect("there is room");
+            begun += 1;
+        }
+        let done = peer.done();
+        assert!(done.is_good(), "{}", ending(&done));
+        if let Payload::Write(buffer) = done.payload {
+            spare.push(buffer);
+        }
+        ended += 1;
+    }
+}
+
+fn command(random: &mut Random, spare: &mut Vec<Vec<u8>>) -> (cdb::Cdb, Payload) {
+    if random.chance(500) {
+        return (cdb::synchronize_cache_10(), Payload::None);
+    }
+    if random.chance(50) {
+        return (cdb::TEST_UNIT_READY, Payload::None);
+    }
+    // Mostly 4 KiB; now and then up to 256 KiB, of any length.
+    let blocks = match random.below(16) {
+        0 => 512,
+        1..4 => 8 + u16::try_from(random.below(505)).unwrap(),
+        _ => 8,
+    };
+    let len = usize::from(blocks) * BLOCK;
+    let last = DISK / BLOCK as u64 - u64::from(blocks);
+    let lba = u32::try_from(random.below(last)).unwrap();
+    if random.chance(2) {
+        let expected = u32::try_from(len).unwrap();
+        (cdb::read_10(lba, blocks), Payload::Discard(expected))
+    } else {
+        let mut buffer = spare.pop().unwrap_or_default();
+        buffer.resize(len, 0x5a);
+        let cdb = if random.chance(20) {
+            cdb::write_10_fua(lba, blocks)
+        } else {
+            cdb::write_10(lba, blocks)
+        };
+        (cdb, Payload::Write(buffer))
+    }
+}
+
+fn all_at_once(peers: &mut [Peer], seed: u64, commands: usize) {
+    std::thread::scope(|scope| {
+        for (peer, n) in peers.iter_mut().zip(1..) {
+            scope.spawn(move || run(peer, seed * 10 + n, commands));
+        }
+    });
+}
+
+fn reactors_allocate_nothing(storage: &Storage, poll: PollPolicy, pool: u64, commands: usize) {
+    for digests in [DigestOffer::Off, DigestOffer::Required] {
+        let daemon = Daemon::start(storage.clone(), poll, pool, Settings::default());
+        let mut peers = Vec::new();
+        let (allocated, _) = count(|| peers = sessions(&daemon, digests));
+        assert!(
+            allocated > 0,
+            "a login allocates, or else nothing is counted"
+        );
+        let each = commands / 2 / peers.len() + 1;
+        all_at_once(&mut peers, 1, each / 10);
+        let (allocated, first) = count(|| all_at_once(&mut peers, 2, each));
+        let kind = storage.kind;
+        assert_eq!(
+            allocated, 0,
+            "{kind}, digests {digests:?}, first from\n{first:?}"
+        );
+        daemon.wait_for_count("commands_ended", 3 * each as u64);
+        if kind == BackendKind::IoUring && ring::probe().is_ok() {
+            daemon.wait_for_count("ring_completions", each as u64);
+        }
+        drop(peers);
+        daemon.stop();
+    }
+}
+
+/// One test, as what is counted belongs to the whole process.
 #[test]
 fn reactors_allocate_nothing_per_command() {
-    let dir = tempfile::tempdir().expect("a directory");
-    for kind in [BackendKind::Ram, BackendKind::IoUring] {
-        for digests in [DigestOffer::Off, DigestOffer::Required] {
-            let config = Config {
-                storages: vec![Storage {
-                    size: Some(BLOCKS * 512),
-                    ..Storage::new(0, kind, dir.path().join("disk.img"))
-                }],
-                portals: vec![Portal {
-                    id: 0,
-                    address: "127.0.0.1:0".parse().expect("an address"),
-                }],
-                targets: vec![TargetConfig {
-                    name: NAME.to_owned(),
-                    portal_groups: vec![(1, vec![0])],
-                    luns: vec![(0, 0)],
-                }],
-                ..Config::default()
-            };
-            let controller = Controller::start(&config, Settings::default()).expect("it starts");
-            let mut load = Load::new(controller.facts().portals[0], digests);
-            load.run_to(WARM_UP);
-            let before = BY_REACTORS.load(Ordering::Relaxed);
-            assert!(before > 0, "logins allocate, or the counting does not work");
-            load.run_to(WARM_UP + COUNTED);
-            let allocations = BY_REACTORS.load(Ordering::Relaxed) - before;
-            assert_eq!(allocations, 0, "{kind}, digests {digests:?}");
-            drop(load);
-            controller.stop().expect("everything is flushed");
-        }
+    use PollPolicy::{Adaptive, Busy, Event};
+    reactors_allocate_nothing(&ram(DISK), Adaptive, AMPLE, 100_000);
+    reactors_allocate_nothing(&ram(DISK), Event, AMPLE, 10_000);
+    reactors_allocate_nothing(&ram(DISK), Busy, AMPLE, 10_000);
+    // Commands wait for memory all the time.
+    reactors_allocate_nothing(&ram(DISK), Adaptive, SCARCE, 10_000);
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut places = vec![directory];
+    places.extend(tempfile::tempdir_in("/dev/shm"));
+    for (place, commands) in places.iter().zip([100_000, 10_000]) {
+        let storage = Storage {
+            size: Some(DISK),
+            ..Storage::new(0, BackendKind::IoUring, place.path().join("disk"))
+        };
+        reactors_allocate_nothing(&storage, Adaptive, AMPLE, commands);
+        reactors_allocate_nothing(&storage, Event, SCARCE, 10_000);
     }
 }

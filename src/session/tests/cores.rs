@@ -4,6 +4,10 @@ use super::*;
 
 /// Two cores, one unit, messages in any order: after a reset is answered no earlier write reaches the medium.
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one story, from the held write to the answer"
+)]
 fn a_reset_reaches_every_core_before_it_is_answered() {
     for seed in 1..200_u64 {
         let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
