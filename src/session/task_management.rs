@@ -16,7 +16,7 @@ use crate::pdu::code::{
     RejectReason, TaskManagementFunction as Function, TaskManagementResponse as Response,
 };
 use crate::scsi::UnitAttention;
-use crate::session::command::io_tag;
+use crate::session::steps::io_tag;
 use crate::units::SerialNumber;
 
 /// Functions of one session that may be in progress.
