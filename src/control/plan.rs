@@ -19,6 +19,9 @@ const OFFLOAD_THREADS: usize = 8;
 /// Operations that wait for one of these threads.
 const OFFLOAD_QUEUE: usize = 1024;
 
+/// With so many cores to spare, one of them is idle when a worker wants it.
+const PLENTY: usize = 2;
+
 /// What the reactors are made from.
 pub(super) struct Plan<'a> {
     pub(super) config: &'a Config,
@@ -53,6 +56,7 @@ impl Plan<'_> {
                 core,
                 poll: self.config.reactors.poll,
                 spin: self.config.reactors.spin.unwrap_or(SPIN),
+                shares_core: self.spare_cores().is_empty(),
                 pool: PoolConfig {
                     bytes: memory,
                     numa_node: node.filter(|_| numa::nodes() > 1),
@@ -88,13 +92,19 @@ impl Plan<'_> {
         Err(Failure(problems))
     }
 
-    /// Threads for what blocks, off the reactors' cores where there are others.
+    /// The cores for what blocks; none when it had better run where the reactors do.
+    fn spare_cores(&self) -> Vec<u32> {
+        let allowed = cpu::allowed_cores();
+        spare_cores(&allowed, self.cores)
+    }
+
+    /// Threads for what blocks.
     pub(super) fn offload(&self) -> Result<Arc<OffloadPool>, Failure> {
-        let spare: Vec<u32> = cpu::allowed_cores()
-            .into_iter()
-            .filter(|core| !self.cores.contains(core))
-            .collect();
-        OffloadPool::new(OFFLOAD_THREADS, OFFLOAD_QUEUE, &spare)
+        let mut cores = self.spare_cores();
+        if cores.is_empty() {
+            cores = self.cores.to_vec();
+        }
+        OffloadPool::new(OFFLOAD_THREADS, OFFLOAD_QUEUE, &cores)
             .map_err(|e| Failure::one(format!("threads for what blocks: {e}")))
     }
 
@@ -128,10 +138,6 @@ impl Plan<'_> {
             ));
             return None;
         }
-        let spare = cpu::allowed_cores()
-            .into_iter()
-            .filter(|core| !self.cores.contains(core))
-            .collect();
         let depth = |storage: &Storage| storage.queue_depth.unwrap_or(0);
         let entries = self
             .config
@@ -141,7 +147,7 @@ impl Plan<'_> {
             .fold(1024, u32::saturating_add);
         Some(RingConfig {
             entries: entries.min(self.settings.ring_entries),
-            worker_cores: spare,
+            worker_cores: self.spare_cores(),
         })
     }
 
@@ -170,6 +176,21 @@ impl Plan<'_> {
     }
 }
 
+/// The allowed cores without reactors, if there are at least [`PLENTY`].
+///
+/// A single one is where everything else of the machine runs, often a client that polls: an operation that
+/// waits there for the scheduler takes milliseconds, while on the reactor's own core a worker runs as soon as
+/// the reactor gives way (measured on 2 cores, 4 KiB buffered writes on ext4: 1.8 k/s against 7.6 k/s at
+/// depth 1, 4 k/s against 34 k/s at depth 32).
+fn spare_cores(allowed: &[u32], reactors: &[u32]) -> Vec<u32> {
+    let spare = allowed.iter().filter(|core| !reactors.contains(core));
+    let spare: Vec<u32> = spare.copied().collect();
+    if spare.len() < PLENTY {
+        return Vec::new();
+    }
+    spare
+}
+
 /// Ends the reactors that were started already.
 fn stop_all(mailboxes: &[reactor::Mailbox<reactor::Message>], threads: Vec<JoinHandle<()>>) {
     for mailbox in mailboxes {
@@ -179,5 +200,17 @@ fn stop_all(mailboxes: &[reactor::Mailbox<reactor::Message>], threads: Vec<JoinH
     }
     for thread in threads {
         let _ = thread.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_spare_core_is_not_enough_for_what_blocks() {
+        assert!(spare_cores(&[0, 1], &[0]).is_empty());
+        assert!(spare_cores(&[0, 1], &[0, 1]).is_empty());
+        assert_eq!(spare_cores(&[0, 1, 2, 3], &[1, 2]), [0, 3]);
     }
 }

@@ -39,6 +39,8 @@ pub struct ReactorConfig {
     pub poll: PollPolicy,
     /// How long `adaptive` spins.
     pub spin: Duration,
+    /// Whether what blocks runs on this core too: it is given way to then.
+    pub shares_core: bool,
     /// Its memory.
     pub pool: PoolConfig,
     /// Its ring; `None` where io_uring is denied or nobody needs it.
@@ -244,7 +246,7 @@ impl Reactor {
             sending: Vec::with_capacity(EVENTS),
             is_blocked: false,
             login: config.login,
-            idle: Idle::new(config.poll, config.spin),
+            idle: Idle::new(config.poll, config.spin, config.shares_core),
             timer: Timer::new(now),
             now,
             stop: Stop::No,

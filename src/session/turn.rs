@@ -27,9 +27,11 @@ impl Shard {
             let Some(waiter) = self.home.turn_line.pop_front() else {
                 break;
             };
+            let before = self.home.turn_line.len();
             if let Some(session) = session_mut(&mut self.sessions, waiter.session) {
                 session.retry(&mut self.home, waiter);
-                work += 1;
+                // Who stands in line again found the queue as full as before: nothing was done.
+                work += usize::from(self.home.turn_line.len() <= before);
             }
         }
         self.retry_memory();
