@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -121,15 +121,33 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// Starts a reactor in a thread of its own and waits until it is ready.
+/// A reactor that is getting ready.
+#[derive(Debug)]
+pub struct Starting {
+    thread: JoinHandle<()>,
+    is_ready: Receiver<io::Result<Report>>,
+}
+
+impl Starting {
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// When it has no memory, no ring, or a medium cannot be attached.
+    pub fn wait(self) -> io::Result<(JoinHandle<()>, Report)> {
+        let report = self.is_ready.recv().unwrap_or_else(|_| {
+            Err(io::Error::other(
+                "the reactor's thread ended while it started",
+            ))
+        });
+        report.map(|report| (self.thread, report))
+    }
+}
+
+/// Starts a reactor in a thread of its own.
 ///
 /// # Errors
-/// When it has no memory, no ring, or a medium cannot be attached.
-pub fn start(
-    config: ReactorConfig,
-    berth: Berth,
-    around: Surroundings,
-) -> io::Result<(JoinHandle<()>, Report)> {
+/// When there is no thread to be had.
+pub fn start(config: ReactorConfig, berth: Berth, around: Surroundings) -> io::Result<Starting> {
     let (ready, is_ready) = channel();
     let name = format!("reactor-{}", config.id.0);
     let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -149,12 +167,7 @@ pub fn start(
         }
         drop(farewell);
     })?;
-    let report = is_ready.recv().unwrap_or_else(|_| {
-        Err(io::Error::other(
-            "the reactor's thread ended while it started",
-        ))
-    });
-    report.map(|report| (thread, report))
+    Ok(Starting { thread, is_ready })
 }
 
 /// Tells control when the thread ends, even by a panic.
@@ -182,10 +195,11 @@ impl Reactor {
         around: Surroundings,
     ) -> io::Result<(Self, Report)> {
         let mut notes = Vec::new();
+        // Before it is pinned: other cores help to make its pages present.
+        let (pool, report) = Pool::new(config.pool)?;
         if let Err(error) = pin_current_thread(config.core) {
             notes.push(format!("not pinned to core {}: {error}", config.core));
         }
-        let (pool, report) = Pool::new(config.pool)?;
         let ring = match &config.ring {
             None => None,
             Some(wanted) => {
