@@ -165,9 +165,10 @@ fn keys_beyond_the_limits_are_refused_or_not_understood() {
     write_pair(&mut text, &"k".repeat(64), "v");
     cases.push(("a long key", text));
     let mut text = Vec::new();
-    names(&mut text);
-    write_pair(&mut text, "InitiatorAlias", "v".repeat(256));
-    cases.push(("a long value", text));
+    let long = format!("iqn.1994-05.com.example:{}", "v".repeat(256));
+    write_pair(&mut text, "InitiatorName", &long);
+    write_pair(&mut text, "TargetName", crate::common::pair::TARGET);
+    cases.push(("a long name", text));
     let mut text = Vec::new();
     names(&mut text);
     for n in 0..1000 {
