@@ -48,13 +48,17 @@ pub struct Daemon {
 impl Daemon {
     /// Serves `storage` as LUN 0 of [`TARGET`] on a free port, with `pool` bytes of memory for all reactors.
     pub fn start(storage: Storage, poll: PollPolicy, pool: u64, settings: Settings) -> Self {
-        Self::start_all(vec![storage], poll, pool, settings)
+        let reactors = Reactors {
+            poll,
+            ..Reactors::default()
+        };
+        Self::start_all(vec![storage], reactors, pool, settings)
     }
 
     /// The same for several: each is LUN 0 of a target of its own, named by [`target`].
     pub fn start_all(
         mut storages: Vec<Storage>,
-        poll: PollPolicy,
+        reactors: Reactors,
         pool: u64,
         settings: Settings,
     ) -> Self {
@@ -74,10 +78,7 @@ impl Daemon {
                 address: "127.0.0.1:0".parse().unwrap(),
             }],
             targets,
-            reactors: Reactors {
-                poll,
-                ..Reactors::default()
-            },
+            reactors,
             memory: Memory {
                 bytes_per_node: Some(pool),
             },

@@ -36,7 +36,7 @@ fn only_the_witness_is_left(siege: &Siege) {
 
 #[test]
 fn five_hundred_logins_that_stop_halfway_do_not_disturb_a_session() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::on_one_core();
     let request = Initiator::new(config(1)).poll_transmit().to_vec();
     let mut halves = Vec::new();
     for n in 0..500 {
@@ -55,7 +55,7 @@ fn five_hundred_logins_that_stop_halfway_do_not_disturb_a_session() {
 
 #[test]
 fn whoever_does_not_read_holds_up_only_himself() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::on_one_core();
     let blocks = DISK / BLOCK;
     let mut deaf: Vec<Peer> = (1..=4)
         .map(|isid| Peer::log_in(siege.daemon.address, at(0, isid)))
@@ -89,7 +89,7 @@ fn whoever_does_not_read_holds_up_only_himself() {
 
 #[test]
 fn pings_whose_answers_nobody_reads_stop_their_own_connection() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::on_one_core();
     let mut peer = siege.attacker();
     let mut sent = 0_u64;
     // Until nothing is taken any more, or it is clear that it would be taken for ever.

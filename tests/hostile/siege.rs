@@ -1,8 +1,9 @@
 //! A target under attack, and the session that must not notice.
 
-use ringtgt::control::config::Storage;
-use ringtgt::control::{PollPolicy, Settings};
+use ringtgt::control::Settings;
+use ringtgt::control::config::{Reactors, Storage};
 use ringtgt::initiator;
+use ringtgt::sys::cpu::allowed_cores;
 
 use crate::common::cdb;
 use crate::common::pair::BLOCK;
@@ -32,9 +33,22 @@ impl Siege {
         Self::of(ram(DISK as u64), Settings::default())
     }
 
+    /// With one reactor, which attackers and witness share.
+    pub fn on_one_core() -> Self {
+        let reactors = Reactors {
+            cores: Some(vec![allowed_cores()[0]]),
+            ..Reactors::default()
+        };
+        Self::with(ram(DISK as u64), reactors, Settings::default())
+    }
+
     pub fn of(storage: Storage, settings: Settings) -> Self {
+        Self::with(storage, Reactors::default(), settings)
+    }
+
+    fn with(storage: Storage, reactors: Reactors, settings: Settings) -> Self {
         let storages = vec![storage, ram(DISK as u64)];
-        let daemon = Daemon::start_all(storages, PollPolicy::Adaptive, POOL, settings);
+        let daemon = Daemon::start_all(storages, reactors, POOL, settings);
         let mut random = Random::new(7);
         let content = [random.bytes(DISK), random.bytes(DISK)];
         for (disk, bytes) in (0..).zip(&content) {

@@ -3,7 +3,9 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 
-use ringtgt::initiator::{Command, Event, Initiator, Payload, wire_lun};
+use ringtgt::initiator::{
+    Command, Config, DigestOffer, Event, Initiator, Offers, Payload, wire_lun,
+};
 use ringtgt::pdu::bhs::{FINAL, WRITE};
 use ringtgt::pdu::code::LogoutReason;
 
@@ -12,11 +14,23 @@ use crate::common::raw::{self, TAG, command, data_out};
 use crate::common::wire::{PATIENCE, Peer, config};
 use crate::siege::{DISK, Siege, read_10, write_10};
 
+/// The session of initiator port `isid`.
+fn session(isid: u8, digests: DigestOffer) -> Config {
+    let mut config = config(isid);
+    config.offers = Offers {
+        header_digest: digests,
+        data_digest: digests,
+        ..Offers::DEFAULT
+    };
+    config
+}
+
 /// Bytes of a session from its first PDU on, as a well-behaved initiator would send them.
-fn valid(siege: &Siege, random: &mut Random) -> Vec<u8> {
-    let mut stream = Initiator::new(config(1)).poll_transmit().to_vec();
+fn valid(siege: &Siege, random: &mut Random, digests: DigestOffer) -> Vec<u8> {
+    let first = Initiator::new(session(1, digests));
+    let mut stream = first.poll_transmit().to_vec();
     // The requests after the first depend on nothing that the target says, so they are of any login.
-    let mut peer = Peer::connect(siege.daemon.address, config(2));
+    let mut peer = Peer::connect(siege.daemon.address, session(2, digests));
     assert!(matches!(peer.next(), Ok(Event::LoggedIn)));
     for _ in 0..random.below(12) {
         let lba = random.index(DISK / 512 - 64);
@@ -43,15 +57,15 @@ fn valid(siege: &Siege, random: &mut Random) -> Vec<u8> {
     if random.chance(4) {
         peer.initiator.logout(LogoutReason::CLOSE_SESSION);
     }
-    let second = login_end(siege, random);
+    let second = login_end(siege, session(1, digests));
     stream.extend(second);
     stream.extend_from_slice(peer.initiator.poll_transmit());
     stream
 }
 
 /// What follows the first Login Request, up to the full feature phase.
-fn login_end(siege: &Siege, random: &mut Random) -> Vec<u8> {
-    let mut initiator = Initiator::new(config(1 + random.below(3) as u8));
+fn login_end(siege: &Siege, config: Config) -> Vec<u8> {
+    let mut initiator = Initiator::new(config);
     let mut stream = TcpStream::connect(siege.daemon.address).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut sent = Vec::new();
@@ -103,7 +117,12 @@ fn thousands_of_mutated_sessions_harm_nobody_else() {
     let mut siege = Siege::new();
     let mut random = Random::new(2026);
     for run in 0..150 {
-        let valid = valid(&siege, &mut random);
+        let digests = if run % 4 == 0 {
+            DigestOffer::Required
+        } else {
+            DigestOffer::Off
+        };
+        let valid = valid(&siege, &mut random, digests);
         for _ in 0..20 {
             let mut bytes = valid.clone();
             mutate(&mut random, &mut bytes);
@@ -126,5 +145,15 @@ fn thousands_of_mutated_sessions_harm_nobody_else() {
     // The attacked disk is theirs to write; the other one is not.
     siege.content[0] = siege.read_all(0);
     siege.holds("mutated sessions");
-    assert!(siege.daemon.count("commands_started") > 1000);
+    for (name, least) in [
+        ("commands_started", 1000),
+        ("logins_failed", 100),
+        ("rejects", 100),
+        ("protocol_errors", 100),
+        ("header_digest_errors", 10),
+        ("data_digest_errors", 10),
+        ("tasks_aborted", 10),
+    ] {
+        siege.daemon.wait_for_count(name, least);
+    }
 }
