@@ -8,7 +8,7 @@ use super::config::{Config, Storage};
 use super::{BackendKind, Facts, Failure, Settings, TargetFacts, build, memory};
 use crate::backend::offload::OffloadPool;
 use crate::buffer::PoolConfig;
-use crate::reactor::{self, Berth, ReactorConfig, SPIN, Seat, Surroundings};
+use crate::reactor::{self, Berth, ReactorConfig, SPIN, Seat, Starting, Surroundings};
 use crate::session::ReactorId;
 use crate::session::target::{Target, TargetSet};
 use crate::sys::ring::{self, RingConfig};
@@ -18,6 +18,9 @@ use crate::sys::{cpu, numa};
 const OFFLOAD_THREADS: usize = 8;
 /// Operations that wait for one of these threads.
 const OFFLOAD_QUEUE: usize = 1024;
+
+/// With so many cores to spare, one of them is idle when a worker wants it.
+const PLENTY: usize = 2;
 
 /// What the reactors are made from.
 pub(super) struct Plan<'a> {
@@ -42,7 +45,7 @@ impl Plan<'_> {
     ) -> Result<Vec<JoinHandle<()>>, Failure> {
         let memory = self.memory(notes);
         let ring = self.ring(notes);
-        let mut threads = Vec::new();
+        let mut starting = Vec::new();
         let mailboxes: Vec<_> = berths.iter().map(Berth::mailbox).collect();
         for (index, (berth, around)) in berths.into_iter().zip(around).enumerate() {
             let core = self.cores[index];
@@ -53,6 +56,7 @@ impl Plan<'_> {
                 core,
                 poll: self.config.reactors.poll,
                 spin: self.config.reactors.spin.unwrap_or(SPIN),
+                shares_core: self.spare_cores().is_empty(),
                 pool: PoolConfig {
                     bytes: memory,
                     numa_node: node.filter(|_| numa::nodes() > 1),
@@ -64,7 +68,12 @@ impl Plan<'_> {
                 seats: self.seats.to_vec(),
                 offload: Arc::clone(offload),
             };
-            match reactor::start(config, berth, around) {
+            starting.push(reactor::start(config, berth, around));
+        }
+        let mut threads = Vec::new();
+        let mut problems = Vec::new();
+        for (core, starting) in self.cores.iter().zip(starting) {
+            match starting.and_then(Starting::wait) {
                 Ok((thread, report)) => {
                     threads.push(thread);
                     for note in report.pool.notes.into_iter().chain(report.notes) {
@@ -73,24 +82,29 @@ impl Plan<'_> {
                         }
                     }
                 }
-                Err(error) => {
-                    stop_all(&mailboxes, threads);
-                    return Err(Failure::one(format!(
-                        "reactor {index} on core {core}: {error}"
-                    )));
-                }
+                Err(error) => problems.push(format!("the reactor on core {core}: {error}")),
             }
         }
-        Ok(threads)
+        if problems.is_empty() {
+            return Ok(threads);
+        }
+        stop_all(&mailboxes, threads);
+        Err(Failure(problems))
     }
 
-    /// Threads for what blocks, off the reactors' cores where there are others.
+    /// The cores for what blocks; none when it had better run where the reactors do.
+    fn spare_cores(&self) -> Vec<u32> {
+        let allowed = cpu::allowed_cores();
+        spare_cores(&allowed, self.cores)
+    }
+
+    /// Threads for what blocks.
     pub(super) fn offload(&self) -> Result<Arc<OffloadPool>, Failure> {
-        let spare: Vec<u32> = cpu::allowed_cores()
-            .into_iter()
-            .filter(|core| !self.cores.contains(core))
-            .collect();
-        OffloadPool::new(OFFLOAD_THREADS, OFFLOAD_QUEUE, &spare)
+        let mut cores = self.spare_cores();
+        if cores.is_empty() {
+            cores = self.cores.to_vec();
+        }
+        OffloadPool::new(OFFLOAD_THREADS, OFFLOAD_QUEUE, &cores)
             .map_err(|e| Failure::one(format!("threads for what blocks: {e}")))
     }
 
@@ -124,10 +138,6 @@ impl Plan<'_> {
             ));
             return None;
         }
-        let spare = cpu::allowed_cores()
-            .into_iter()
-            .filter(|core| !self.cores.contains(core))
-            .collect();
         let depth = |storage: &Storage| storage.queue_depth.unwrap_or(0);
         let entries = self
             .config
@@ -137,7 +147,7 @@ impl Plan<'_> {
             .fold(1024, u32::saturating_add);
         Some(RingConfig {
             entries: entries.min(self.settings.ring_entries),
-            worker_cores: spare,
+            worker_cores: self.spare_cores(),
         })
     }
 
@@ -166,6 +176,21 @@ impl Plan<'_> {
     }
 }
 
+/// The allowed cores without reactors, if there are at least [`PLENTY`].
+///
+/// A single one is where everything else of the machine runs, often a client that polls: an operation that
+/// waits there for the scheduler takes milliseconds, while on the reactor's own core a worker runs as soon as
+/// the reactor gives way (measured on 2 cores, 4 KiB buffered writes on ext4: 1.8 k/s against 7.6 k/s at
+/// depth 1, 4 k/s against 34 k/s at depth 32).
+fn spare_cores(allowed: &[u32], reactors: &[u32]) -> Vec<u32> {
+    let spare = allowed.iter().filter(|core| !reactors.contains(core));
+    let spare: Vec<u32> = spare.copied().collect();
+    if spare.len() < PLENTY {
+        return Vec::new();
+    }
+    spare
+}
+
 /// Ends the reactors that were started already.
 fn stop_all(mailboxes: &[reactor::Mailbox<reactor::Message>], threads: Vec<JoinHandle<()>>) {
     for mailbox in mailboxes {
@@ -175,5 +200,17 @@ fn stop_all(mailboxes: &[reactor::Mailbox<reactor::Message>], threads: Vec<JoinH
     }
     for thread in threads {
         let _ = thread.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_spare_core_is_not_enough_for_what_blocks() {
+        assert!(spare_cores(&[0, 1], &[0]).is_empty());
+        assert!(spare_cores(&[0, 1], &[0, 1]).is_empty());
+        assert_eq!(spare_cores(&[0, 1, 2, 3], &[1, 2]), [0, 3]);
     }
 }

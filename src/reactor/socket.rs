@@ -95,13 +95,13 @@ impl Socket {
     pub(super) fn receive(&mut self, room: &mut [IoSliceMut<'_>; 2]) -> Received {
         let [first, second] = room;
         loop {
-            let result = if second.is_empty() {
-                self.stream.read(first)
-            } else {
-                self.stream.read_vectored(&mut [
+            let result = match (first.is_empty(), second.is_empty()) {
+                (_, true) => self.stream.read(first),
+                (true, false) => self.stream.read(second),
+                (false, false) => self.stream.read_vectored(&mut [
                     IoSliceMut::new(&mut *first),
                     IoSliceMut::new(&mut *second),
-                ])
+                ]),
             };
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

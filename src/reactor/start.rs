@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,8 @@ pub struct ReactorConfig {
     pub poll: PollPolicy,
     /// How long `adaptive` spins.
     pub spin: Duration,
+    /// Whether what blocks runs on this core too: it is given way to then.
+    pub shares_core: bool,
     /// Its memory.
     pub pool: PoolConfig,
     /// Its ring; `None` where io_uring is denied or nobody needs it.
@@ -119,15 +121,31 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// Starts a reactor in a thread of its own and waits until it is ready.
+/// A reactor that is about to be ready.
+#[derive(Debug)]
+pub struct Starting {
+    thread: JoinHandle<()>,
+    is_ready: Receiver<io::Result<Report>>,
+}
+
+impl Starting {
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// When it has no memory, no ring, or a medium cannot be attached. Then its thread is gone.
+    pub fn wait(self) -> io::Result<(JoinHandle<()>, Report)> {
+        match self.is_ready.recv() {
+            Ok(report) => report.map(|report| (self.thread, report)),
+            Err(_) => Err(io::Error::other("its thread ended while it started")),
+        }
+    }
+}
+
+/// Starts a reactor in a thread of its own. Several can start at the same time.
 ///
 /// # Errors
-/// When it has no memory, no ring, or a medium cannot be attached.
-pub fn start(
-    config: ReactorConfig,
-    berth: Berth,
-    around: Surroundings,
-) -> io::Result<(JoinHandle<()>, Report)> {
+/// When there is no thread.
+pub fn start(config: ReactorConfig, berth: Berth, around: Surroundings) -> io::Result<Starting> {
     let (ready, is_ready) = channel();
     let name = format!("reactor-{}", config.id.0);
     let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -147,12 +165,7 @@ pub fn start(
         }
         drop(farewell);
     })?;
-    let report = is_ready.recv().unwrap_or_else(|_| {
-        Err(io::Error::other(
-            "the reactor's thread ended while it started",
-        ))
-    });
-    report.map(|report| (thread, report))
+    Ok(Starting { thread, is_ready })
 }
 
 /// Tells control when the thread ends, even by a panic.
@@ -233,7 +246,7 @@ impl Reactor {
             sending: Vec::with_capacity(EVENTS),
             is_blocked: false,
             login: config.login,
-            idle: Idle::new(config.poll, config.spin),
+            idle: Idle::new(config.poll, config.spin, config.shares_core),
             timer: Timer::new(now),
             now,
             stop: Stop::No,

@@ -6,36 +6,20 @@ use super::Phase;
 use super::Session;
 use super::command::Received;
 use super::command_window::Arrival;
-use super::data_out::Placement;
 use super::error::{ConnectionError, Event};
 use super::home::Home;
-use super::receive::{DIRECT_FROM, Direct, Sink};
+use super::receive::DIRECT_FROM;
 use super::transmit::{INLINE, Inline, Out, Payload};
-use crate::buffer::{Buffer, CHUNK, LARGEST};
-use crate::pdu::bhs::{BHS_LEN, LogoutRequestBhs, NO_TAG, NopOutBhs, ScsiCommandBhs};
+use crate::buffer::Buffer;
+use crate::pdu::bhs::{BHS_LEN, LogoutRequestBhs, NO_TAG, NopOutBhs};
 use crate::pdu::code::{LogoutReason, LogoutResponse, Opcode, RejectReason};
-use crate::pdu::digest::{DIGEST_LEN, RunningDigest};
+use crate::pdu::digest::DIGEST_LEN;
 use crate::pdu::frame::{Frame, PduLayout, header};
 use crate::pdu::padding;
 use crate::units::SerialNumber;
 
 /// Immediate SCSI commands of one session that may be in progress.
 const IMMEDIATE_TASKS: u32 = 16;
-
-/// A command that came before its turn, or a number that is to be passed over.
-#[derive(Debug)]
-pub(super) struct Parked {
-    cmd_sn: SerialNumber,
-    /// `None`: nothing is to be done when its turn comes.
-    command: Option<ParkedCommand>,
-}
-
-#[derive(Debug)]
-struct ParkedCommand {
-    header: [u8; BHS_LEN],
-    data: Option<(Buffer, usize)>,
-    spent: bool,
-}
 
 impl Session {
     /// Runs every whole PDU in the receive ring, within this turn's bound.
@@ -115,115 +99,8 @@ impl Session {
         Ok(true)
     }
 
-    /// Chooses where a large payload goes, before it comes.
-    fn begin_direct(&mut self, home: &mut Home, layout: PduLayout, pdu: &[u8], so_far: &[u8]) {
-        let Some(bhs) = pdu.first_chunk::<BHS_LEN>() else {
-            return;
-        };
-        let len = u32::try_from(layout.data_len).expect("24 bits");
-        let mut sink = match layout.opcode {
-            Opcode::DATA_OUT => match self.place_data_out(header(bhs), len) {
-                Placement::Place { slot, at } => Sink::Task { slot, at },
-                _ => Sink::Drop,
-            },
-            Opcode::SCSI_COMMAND => self.command_sink(home, header(bhs), layout),
-            _ => match self.take_memory(home, layout.data_len, layout.data_len, 0) {
-                Some(buffer) => Sink::Own {
-                    buffer,
-                    spent: false,
-                },
-                None => Sink::Drop,
-            },
-        };
-        match &mut sink {
-            Sink::Own { buffer, .. } => {
-                buffer.as_mut_slice()[..so_far.len()].copy_from_slice(so_far);
-            }
-            Sink::Task { slot, at } => {
-                if let Some(data) = self.tasks.get_mut(*slot).data.as_mut() {
-                    data.as_mut_slice()[*at..*at + so_far.len()].copy_from_slice(so_far);
-                }
-            }
-            Sink::Drop => {}
-        }
-        self.rx.end = self.rx.start + layout.data_offset;
-        // Padding and digest may be there in part already, when all of the data is.
-        let data_end = layout.data_offset + so_far.len();
-        self.rx.tail = (self.rx.start + data_end, pdu.len() - data_end);
-        self.rx.direct = Some(Direct {
-            layout,
-            filled: so_far.len(),
-            sink,
-        });
-    }
-
-    /// Memory for the immediate data of a command: as much as the whole write wants, else what the window
-    /// promised.
-    fn command_sink(&mut self, home: &mut Home, bhs: &ScsiCommandBhs, layout: PduLayout) -> Sink {
-        let wanted = (bhs.expected_data_transfer_length.get() as usize)
-            .min(LARGEST)
-            .max(layout.data_len);
-        let in_window = layout.immediate
-            || self.window.judge(SerialNumber(bhs.cmd_sn.get())) != Arrival::Outside;
-        let allowed = layout.data_len <= self.params.first_burst_length as usize
-            && self.params.immediate_data
-            && in_window;
-        if !allowed {
-            return Sink::Drop;
-        }
-        let first_burst = self.params.first_burst_length as usize;
-        let least = layout.data_len.max(wanted.min(first_burst));
-        if let Some(buffer) = self.take_memory(home, wanted, least, 0) {
-            return Sink::Own {
-                buffer,
-                spent: false,
-            };
-        }
-        if !layout.immediate && self.promises > 0 && least <= CHUNK {
-            self.promises -= 1;
-            let buffer = home.pool.take_promised(least);
-            self.memory += buffer.len();
-            return Sink::Own {
-                buffer,
-                spent: true,
-            };
-        }
-        Sink::Drop
-    }
-
-    /// Runs a PDU whose data went past the ring. `around`: header and what followed the data.
-    fn run_direct(&mut self, home: &mut Home, direct: Direct, around: &[u8]) {
-        let layout = direct.layout;
-        let mut damaged = false;
-        if layout.data_digest {
-            let data: Option<&[u8]> = match &direct.sink {
-                Sink::Own { buffer, .. } => buffer.as_slice().get(..layout.data_len),
-                Sink::Task { slot, at } => {
-                    let data = self.tasks.get(*slot).data.as_ref();
-                    data.and_then(|d| d.as_slice().get(*at..*at + layout.data_len))
-                }
-                Sink::Drop => None,
-            };
-            if let Some(data) = data {
-                let tail = &around[layout.data_offset..];
-                let (pad, digest) = tail.split_at(padding(layout.data_len));
-                let mut crc = RunningDigest::new();
-                crc.update(data);
-                crc.update(pad);
-                let digest = digest.first_chunk::<DIGEST_LEN>();
-                damaged = !digest.is_some_and(|d| crc.matches(*d));
-            }
-        }
-        let len = layout.data_len;
-        let received = match direct.sink {
-            Sink::Own { buffer, spent } => Received::Own { buffer, len, spent },
-            Sink::Task { .. } | Sink::Drop => Received::Gone { len },
-        };
-        self.run_pdu(home, &layout, around, received, damaged);
-    }
-
     /// Runs one PDU. `pdu` starts with its header.
-    fn run_pdu(
+    pub(super) fn run_pdu(
         &mut self,
         home: &mut Home,
         layout: &PduLayout,
@@ -294,114 +171,8 @@ impl Session {
         }
     }
 
-    fn park(
-        &mut self,
-        home: &mut Home,
-        cmd_sn: SerialNumber,
-        bhs: &[u8; BHS_LEN],
-        data: Received<'_>,
-    ) {
-        if self.parked.iter().any(|p| p.cmd_sn == cmd_sn)
-            || self.parked.len() == self.parked.capacity()
-        {
-            home.count(Event::OutsideWindow);
-            return self.forget_received(home, data);
-        }
-        let mut spent = matches!(data, Received::Own { spent: true, .. });
-        let data = match data {
-            Received::Own { buffer, len, .. } => Some((buffer, len)),
-            Received::Bytes([]) => None,
-            Received::Bytes(bytes) => {
-                let mut buffer = self.take_memory(home, bytes.len(), bytes.len(), 0);
-                if buffer.is_none() && self.promises > 0 && bytes.len() <= CHUNK {
-                    self.promises -= 1;
-                    spent = true;
-                    let promised = home.pool.take_promised(bytes.len());
-                    self.memory += promised.len();
-                    buffer = Some(promised);
-                }
-                let Some(mut buffer) = buffer else {
-                    return home.count(Event::OutsideWindow);
-                };
-                buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
-                Some((buffer, bytes.len()))
-            }
-            Received::Gone { .. } => return home.count(Event::OutsideWindow),
-        };
-        self.parked.push(Parked {
-            cmd_sn,
-            command: Some(ParkedCommand {
-                header: *bhs,
-                data,
-                spent,
-            }),
-        });
-    }
-
-    /// Runs what waited for the CmdSN that has just been taken in.
-    fn run_parked(&mut self, home: &mut Home) {
-        loop {
-            let next = self.window.exp_cmd_sn();
-            let Some(at) = self.parked.iter().position(|p| p.cmd_sn == next) else {
-                return;
-            };
-            let parked = self.parked.swap_remove(at);
-            self.window.admit();
-            match parked.command {
-                Some(command) => {
-                    let data = match command.data {
-                        Some((buffer, len)) => Received::Own {
-                            buffer,
-                            len,
-                            spent: command.spent,
-                        },
-                        None => Received::Bytes(&[]),
-                    };
-                    self.execute(home, &command.header, data, false);
-                }
-                None => self.disown(home, false),
-            }
-        }
-    }
-
-    /// Considers a CmdSN as received (section 11.6.1, rule b).
-    pub(super) fn plug(&mut self, home: &mut Home, cmd_sn: SerialNumber) {
-        if let Some(at) = self.parked.iter().position(|p| p.cmd_sn == cmd_sn) {
-            let parked = self.parked.swap_remove(at);
-            self.forget_parked(parked);
-        }
-        if self.parked.len() < self.parked.capacity() {
-            self.parked.push(Parked {
-                cmd_sn,
-                command: None,
-            });
-        }
-        self.run_parked(home);
-    }
-
-    /// Drops parked commands for a LUN that come before `cmd_sn`: a function aborts them.
-    pub(super) fn drop_parked(&mut self, lun: u64, cmd_sn: SerialNumber) {
-        for at in 0..self.parked.len() {
-            let parked = &mut self.parked[at];
-            let affected = parked.command.as_ref().is_some_and(|c| {
-                let bhs: &ScsiCommandBhs = header(&c.header);
-                bhs.opcode & 0x3f == Opcode::SCSI_COMMAND.0 && bhs.lun.get() == lun
-            });
-            if affected && parked.cmd_sn.is_before(cmd_sn) {
-                let command = parked.command.take();
-                self.forget_parked(Parked { cmd_sn, command });
-            }
-        }
-    }
-
-    pub(super) fn forget_parked(&mut self, parked: Parked) {
-        if let Some((buffer, _)) = parked.command.and_then(|c| c.data) {
-            self.memory -= buffer.len();
-        }
-    }
-
     /// The data of a PDU is not needed.
-    fn forget_received(&mut self, home: &mut Home, data: Received<'_>) {
+    pub(super) fn forget_received(&mut self, home: &mut Home, data: Received<'_>) {
         if let Received::Own { buffer, spent, .. } = data {
             self.memory -= buffer.len();
             drop(buffer);
@@ -412,7 +183,7 @@ impl Session {
     }
 
     /// Carries out a command whose turn it is.
-    fn execute(
+    pub(super) fn execute(
         &mut self,
         home: &mut Home,
         whole_header: &[u8],

@@ -4,10 +4,12 @@
 //! every whole PDU is run to completion, and what is to be sent is gathered; nothing here knows a socket,
 //! a clock or a thread.
 
+mod bursts;
 mod command;
 mod command_window;
 mod data_in;
 mod data_out;
+mod direct;
 pub mod discovery;
 mod encode;
 mod error;
@@ -15,15 +17,20 @@ mod full_feature;
 mod home;
 pub mod login;
 mod lun_table;
+mod mail;
+mod memory;
 mod owner;
 pub mod params;
+mod parked;
 mod receive;
 pub mod shard;
+mod steps;
 pub mod target;
 mod task;
 mod task_management;
 mod text;
 mod transmit;
+mod turn;
 mod unit;
 
 #[cfg(test)]
@@ -43,12 +50,12 @@ use crate::pdu::frame::Framing;
 pub use crate::scsi::LogicalUnit;
 use command_window::CommandWindow;
 pub use error::{ConnectionError, Counters, Event};
-use full_feature::Parked;
 use home::Home;
 use login::Established;
 use lun_table::{LunTable, VisibleLuns};
 pub use owner::ShardMessage;
 use params::OperationalParams;
+use parked::Parked;
 use receive::Receiver;
 pub use shard::{Shard, ShardConfig};
 use target::{Target, TargetSet};

@@ -10,14 +10,12 @@ use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::command::io_tag_parts;
 use super::error::{ConnectionError, Counters, Event};
-use super::home::{Home, changed};
+use super::home::Home;
 use super::login::{Established, LoginStatus};
 pub use super::owner::ShardMessage;
-use super::owner::{Asker, Change, Message};
-use super::unit::Passing;
-use super::{Phase, ReactorId, Session, SessionKey, SessionLimits, UnitId};
+use super::steps::io_tag_parts;
+use super::{ReactorId, Session, SessionKey, SessionLimits, UnitId};
 use crate::backend::{Backend, Completion};
 use crate::buffer::Pool;
 use crate::scsi::LogicalUnit;
@@ -42,7 +40,7 @@ pub struct ShardConfig {
 #[derive(Debug)]
 pub struct Shard {
     pub(super) home: Home,
-    sessions: Vec<Entry>,
+    pub(super) sessions: Vec<Entry>,
     /// Entries of `sessions` that are free.
     vacant: Vec<u32>,
     closed: VecDeque<SessionKey>,
@@ -50,9 +48,9 @@ pub struct Shard {
 }
 
 #[derive(Debug)]
-struct Entry {
+pub(super) struct Entry {
     generation: u32,
-    session: Option<Box<Session>>,
+    pub(super) session: Option<Box<Session>>,
 }
 
 impl Shard {
@@ -235,75 +233,6 @@ impl Shard {
         work
     }
 
-    fn run_backlog(&mut self) -> usize {
-        let count = self.home.backlog.len();
-        for _ in 0..count {
-            let Some(key) = self.home.backlog.pop_front() else {
-                break;
-            };
-            if let Some(session) = session_mut(&mut self.sessions, key) {
-                session.in_backlog = false;
-                if session.run_received(&mut self.home).is_err() {
-                    session.phase = Phase::Ending;
-                    session.request_close(&mut self.home);
-                }
-            }
-        }
-        count
-    }
-
-    fn retry_waiting(&mut self) -> usize {
-        let mut work = 0;
-        for _ in 0..self.home.turn_line.len() {
-            let Some(waiter) = self.home.turn_line.pop_front() else {
-                break;
-            };
-            if let Some(session) = session_mut(&mut self.sessions, waiter.session) {
-                session.retry(&mut self.home, waiter);
-                work += 1;
-            }
-        }
-        self.retry_memory();
-        for _ in 0..self.home.starved.len() {
-            let Some(key) = self.home.starved.pop_front() else {
-                break;
-            };
-            if let Some(session) = session_mut(&mut self.sessions, key) {
-                session.in_starved = false;
-                session.open_window(&mut self.home);
-            }
-        }
-        work
-    }
-
-    /// The line for memory, in order. Who is held up by its own session's share does not hold up others.
-    fn retry_memory(&mut self) {
-        let waiting = self.home.memory_line.len();
-        self.home.retrying = true;
-        for _ in 0..waiting {
-            let Some(waiter) = self.home.memory_line.pop_front() else {
-                break;
-            };
-            let before = self.home.memory_line.len();
-            let Some(session) = session_mut(&mut self.sessions, waiter.session) else {
-                continue;
-            };
-            session.retry(&mut self.home, waiter);
-            if self.home.memory_line.len() == before {
-                continue;
-            }
-            // It (or what came of it) waits again.
-            let share_used = session.memory >= self.home.limits.session_memory / 2;
-            if !share_used {
-                break;
-            }
-            if let Some(same) = self.home.memory_line.pop_front() {
-                self.home.memory_line.push_back(same);
-            }
-        }
-        self.home.retrying = false;
-    }
-
     /// A session that got something to send since it was last told of.
     pub fn poll_ready(&mut self) -> Option<SessionKey> {
         while let Some(key) = self.home.ready.pop_front() {
@@ -413,95 +342,10 @@ impl Shard {
     pub fn counters(&self) -> &Counters {
         &self.home.counters
     }
-
-    /// Reads the mail to ourselves until there is none.
-    fn deliver(&mut self) {
-        while let Some(message) = self.home.mail.local.pop_front() {
-            self.handle_mail(message);
-        }
-    }
-
-    fn handle_mail(&mut self, message: Message) {
-        match message {
-            Message::Ask {
-                from,
-                ticket,
-                unit,
-                change,
-            } => self
-                .home
-                .own(|owner, carrier| owner.ask(from, ticket, unit, change, carrier)),
-            Message::Reached { unit, barrier } => self
-                .home
-                .own(|owner, carrier| owner.reached(unit, barrier, carrier)),
-            Message::Post {
-                owner,
-                unit,
-                barrier,
-                change,
-                snapshot,
-            } => self.pass_barrier((owner, barrier), unit, change, snapshot),
-            Message::Answer { ticket } => {
-                if let Some(session) = session_mut(&mut self.sessions, ticket.session) {
-                    match ticket.asker {
-                        Asker::Task { slot, generation } => {
-                            session.owner_answered(&mut self.home, slot, generation);
-                        }
-                        Asker::TaskManagement { index, generation } => {
-                            session.function_answered(&mut self.home, index, generation);
-                        }
-                    }
-                }
-            }
-            Message::EndTarget { target } => {
-                for entry in &mut self.sessions {
-                    if let Some(session) = entry.session.as_deref_mut()
-                        && (session.facts.target.as_ref()).is_some_and(|t| t.name == target.name)
-                    {
-                        session.request_close(&mut self.home);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes up a change; tells the owner as soon as it holds here.
-    fn pass_barrier(
-        &mut self,
-        (owner, barrier): (ReactorId, u64),
-        id: UnitId,
-        change: Change,
-        snapshot: Option<Arc<LogicalUnit>>,
-    ) {
-        let mut remaining = 0;
-        for entry in &mut self.sessions {
-            if let Some(session) = entry.session.as_deref_mut() {
-                remaining += session.pass_barrier(&mut self.home, id, change);
-            }
-        }
-        if let Some(unit) = self.home.units.get_mut(id) {
-            match (snapshot, change) {
-                (Some(snapshot), _) => unit.unit = snapshot,
-                (None, Change::SetStopped(stopped)) => {
-                    unit.unit = Arc::new(changed(&unit.unit, stopped));
-                }
-                _ => {}
-            }
-            if remaining > 0 {
-                unit.passing = Some(Passing {
-                    owner,
-                    barrier,
-                    remaining,
-                });
-                return;
-            }
-        }
-        let reached = Message::Reached { unit: id, barrier };
-        self.home.mail.send(owner, reached);
-    }
 }
 
-fn session_mut(sessions: &mut [Entry], key: SessionKey) -> Option<&mut Session> {
+/// The session of this key, if it is there still.
+pub(super) fn session_mut(sessions: &mut [Entry], key: SessionKey) -> Option<&mut Session> {
     let entry = sessions.get_mut(key.index as usize)?;
     let session = entry.session.as_deref_mut()?;
     (session.key == key).then_some(session)

@@ -1,7 +1,7 @@
 //! A task, from the arrival of a command to its answer, and the table that finds it again.
 
+use super::bursts::DataOut;
 use super::data_in::DataIn;
-use super::data_out::DataOut;
 use crate::backend::BlockIo;
 use crate::buffer::Buffer;
 use crate::scsi::{Bounds, Cdb, Command, Outcome, Status, Which};

@@ -16,7 +16,7 @@ use crate::pdu::code::{
     RejectReason, TaskManagementFunction as Function, TaskManagementResponse as Response,
 };
 use crate::scsi::UnitAttention;
-use crate::session::command::io_tag;
+use crate::session::steps::io_tag;
 use crate::units::SerialNumber;
 
 /// Functions of one session that may be in progress.
@@ -137,7 +137,9 @@ impl Session {
         let tag = bhs.referenced_task_tag.get();
         if let Some(slot) = self.tasks.find(tag) {
             let task = self.tasks.get(slot);
-            if task.lun != bhs.lun.get() {
+            // A task whose answer is on its way is over: it will be answered, so it cannot be aborted.
+            let over = matches!(task.state, State::Answering(_) | State::Answered);
+            if over || task.lun != bhs.lun.get() {
                 return Response::TASK_DOES_NOT_EXIST;
             }
             self.abort_for(home, index, slot);

@@ -13,4 +13,6 @@ pub mod disk;
 pub mod pair;
 pub mod random;
 pub mod raw;
+pub mod say;
+pub mod turn;
 pub mod wire;

@@ -23,11 +23,12 @@ wait_for() { # SECONDS CMD... : until CMD succeeds
 
 start_target() {
   LOG=$TMP/target.log
+  : >"$LOG"   # or the last run's "ready" is taken for this one's
   "${WRAP[@]}" "$RINGTGT" "$@" --portal "${LISTEN:-127.0.0.1:0}" >"$LOG" 2>&1 &
   PID=$!
   wait_for 20 eval "grep -q '^ready' '$LOG' || ! kill -0 $PID"
   grep -q '^ready' "$LOG" || die "the target ended before it was ready"
-  URL=$(grep -o 'iscsi://[^ ]*/0' "$LOG" | head -n 1)
+  URL=$(grep -m 1 -o 'iscsi://[^ ]*/0' "$LOG")
   [ -n "$URL" ] || die "no URL in what serve printed"
   PORTAL=${URL#iscsi://}; IQN=${PORTAL#*/}; IQN=${IQN%/*}; PORTAL=${PORTAL%%/*}
 }

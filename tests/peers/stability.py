@@ -23,7 +23,10 @@ def main():
         if not m:
             continue
         tid, _, text = m.groups()
-        name = re.match(r"(?:<\.\.\. )?(\w+)", text).group(1)
+        called = re.match(r"(?:<\.\.\. )?(\w+)", text)
+        if not called:  # "+++ exited", "--- SIGTERM": not a call
+            continue
+        name = called.group(1)
         finished = "<unfinished" not in text
         resumed = text.startswith("<... ")
         kind = None
@@ -42,7 +45,7 @@ def main():
             fua += kind == "fua"
             flush += kind == "flush"
             stable_since_send += 1
-        elif name in ("write", "writev", "sendmsg", "sendto") and not resumed and "TCP" in text:
+        elif name in ("write", "writev", "sendmsg", "sendto") and not resumed and ("socket:" in text or "TCP" in text):
             sends += 1
             if opened:
                 print("answered while still being made stable:", text)

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use ringtgt::initiator::{Config, Error, Event, discovered};
+use ringtgt::initiator::{Config, DigestOffer, Error, Event, discovered};
 use ringtgt::pdu::code::{LoginStatus, Opcode, RejectReason};
 use ringtgt::session::login::{LoginError, Refusal};
 
 use crate::common::cdb;
 use crate::common::pair::{Closed, INITIATOR, Pair, Segments, Setup, TAG, TARGET};
+use crate::common::random::Random;
 use crate::common::raw;
 
 fn config() -> Config {
@@ -274,4 +275,71 @@ fn blocks_of_4096_bytes_are_served() {
     );
     assert_eq!(done.payload, ringtgt::initiator::Payload::Read(data));
     pair.assert_well(link);
+}
+
+#[test]
+fn whatever_is_offered_both_sides_agree_and_data_moves() {
+    let keys = [
+        "HeaderDigest",
+        "DataDigest",
+        "MaxRecvDataSegmentLength",
+        "DefaultTime2Wait",
+        "DefaultTime2Retain",
+        "ErrorRecoveryLevel",
+        "MaxConnections",
+        "InitialR2T",
+        "ImmediateData",
+        "MaxOutstandingR2T",
+        "DataPDUInOrder",
+        "DataSequenceInOrder",
+    ];
+    let digests = [
+        DigestOffer::Off,
+        DigestOffer::Required,
+        DigestOffer::Preferred,
+        DigestOffer::Tolerated,
+    ];
+    let mut pair = Pair::with(Setup {
+        segments: Segments::Random,
+        ..Setup::default()
+    });
+    for _ in 0..150 {
+        let random = &mut pair.random;
+        let mut config = config();
+        let below =
+            |random: &mut Random, most: u64| 512 + u32::try_from(random.below(most)).unwrap();
+        let offers = &mut config.offers;
+        offers.header_digest = digests[random.index(4)];
+        offers.data_digest = digests[random.index(4)];
+        offers.initial_r2t = random.chance(2);
+        offers.immediate_data = random.chance(2);
+        offers.max_recv_data_segment_length = below(random, 300_000);
+        offers.max_burst_length = below(random, 2_000_000);
+        offers.first_burst_length = below(random, 100_000).min(offers.max_burst_length);
+        offers.max_outstanding_r2t = 1 + u16::try_from(random.below(20)).unwrap();
+        offers.max_connections = 1 + u16::try_from(random.below(20)).unwrap();
+        offers.error_recovery_level = u8::try_from(random.below(3)).unwrap();
+        offers.default_time2wait = u16::try_from(random.below(3601)).unwrap();
+        offers.default_time2retain = u16::try_from(random.below(3601)).unwrap();
+        config.skip_security = random.chance(2);
+        config.left_out = keys
+            .iter()
+            .filter(|_| random.chance(6))
+            .map(|&k| k.to_owned())
+            .collect();
+        config.extra_keys = [
+            ("TaskReporting", "FastAbort,RFC3720"),
+            ("iSCSIProtocolLevel", "2"),
+            ("X-com.example.a", "b"),
+            ("IFMarker", "No"),
+            ("OFMarkInt", "2048~8192"),
+        ]
+        .into_iter()
+        .filter(|_| random.chance(2))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
+        let link = pair.login(config);
+        pair.quiet(link);
+        pair.assert_works(link);
+    }
 }

@@ -1,5 +1,10 @@
 //! Scenarios by the sections of RFC 7143: an initiator and a target in one process, without a kernel.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests, though clippy does not see it"
+)]
+
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringtgt::initiator::{Command, CommandDone, Config, DigestOffer, Event, Payload, wire_lun};
-use ringtgt::pdu::code::{LogoutReason, TaskManagementFunction, TaskManagementResponse};
+use ringtgt::pdu::code::{
+    LogoutReason, TaskManagementFunction as Function, TaskManagementResponse,
+};
 
 use crate::common::cdb;
-use crate::common::disk::Pace;
+use crate::common::disk::{Pace, medium_error};
 use crate::common::pair::{BLOCK, BLOCKS, Closed, INITIATOR, Pair, Segments, Setup, TARGET};
 use crate::common::random::Random;
 
@@ -19,6 +21,8 @@ type Model = Vec<BTreeSet<u64>>;
 enum Kind {
     Read,
     Write(u64),
+    /// VERIFY that compares with this stamp.
+    Verify(u64),
     Other,
 }
 
@@ -37,6 +41,18 @@ enum Aim {
     Task(u32),
     Set(usize),
     Unit(usize),
+    Target,
+}
+
+impl Aim {
+    /// Whether tasks of every session on this unit end by it.
+    fn resets(self, lun: usize) -> bool {
+        match self {
+            Self::Unit(unit) => unit == lun,
+            Self::Target => true,
+            Self::Task(_) | Self::Set(_) => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -56,6 +72,8 @@ struct World {
     models: Vec<Model>,
     stamp: u64,
     answered: usize,
+    /// How each medium works when it does not stand still.
+    paces: Vec<Pace>,
 }
 
 fn stamped(stamp: u64, blocks: u64) -> Vec<u8> {
@@ -79,11 +97,18 @@ impl World {
             ..Setup::default()
         };
         let mut pair = Pair::with(setup);
+        let mut paces = Vec::new();
         for disk in &pair.disks {
-            disk.set_pace([Pace::AtOnce, Pace::Later, Pace::Whenever][random.index(3)]);
+            let pace = [Pace::AtOnce, Pace::Later, Pace::Whenever][random.index(3)];
+            disk.set_pace(pace);
+            paces.push(pace);
             disk.set_depth([2, 8, 1000][random.index(3)]);
             if random.chance(2) {
                 disk.never_cancel();
+            }
+            if random.chance(2) {
+                let lba = random.below(4096);
+                disk.fail(lba, medium_error(lba));
             }
         }
         pair.limits.offer.max_recv_data_segment_length = [4096, 65_536, 262_144][random.index(3)];
@@ -97,6 +122,7 @@ impl World {
             models: vec![empty; units],
             stamp: 0,
             answered: 0,
+            paces,
         };
         for number in 0..3 {
             let config = world.config(number);
@@ -137,15 +163,28 @@ impl World {
         match self.random.below(200) {
             0..=79 => self.transfer(client, true),
             80..=159 => self.transfer(client, false),
-            160..=179 => self.other(client),
+            160..=169 => self.verify(client),
+            170..=179 => self.other(client),
             180..=189 => self.manage(client),
             190..=191 => self.disconnect(client),
+            192..=193 => {
+                let disk = self.random.index(self.paces.len());
+                self.pair.disks[disk].set_pace(Pace::Held);
+            }
+            194..=197 => self.go_on(),
             _ => {}
         }
         for _ in 0..self.random.below(4) {
             self.pair.turn();
         }
         self.hear();
+    }
+
+    /// No medium stands still any more.
+    fn go_on(&mut self) {
+        for (disk, &pace) in self.pair.disks.iter().zip(&self.paces) {
+            disk.set_pace(pace);
+        }
     }
 
     /// A range that no write of anybody touches, nor, for a write, any read.
@@ -167,7 +206,7 @@ impl World {
     }
 
     fn submit(&mut self, client: usize, mut op: Op, cdb: [u8; 16], payload: Payload) {
-        let resets = |c: &Client| matches!(c.aim, Some((Aim::Unit(lun), _)) if lun == op.lun);
+        let resets = |c: &Client| matches!(c.aim, Some((aim, _)) if aim.resets(op.lun));
         op.doubtful = self.clients.iter().any(resets);
         let client = &mut self.clients[client];
         let lun = wire_lun(u16::try_from(op.lun).unwrap());
@@ -218,6 +257,33 @@ impl World {
         self.submit(client, op, cdb, payload);
     }
 
+    /// VERIFY with BYTCHK: with what is there, or with something else.
+    fn verify(&mut self, client: usize) {
+        let lun = self.random.index(self.models.len());
+        let Some((lba, blocks)) = self.range(lun, false) else {
+            return;
+        };
+        let stamp = match self.models[lun][usize::try_from(lba).unwrap()].first() {
+            Some(&stamp) if !self.random.chance(4) => stamp,
+            _ => 1,
+        };
+        let blocks = if self.random.chance(2) {
+            1
+        } else {
+            blocks.min(64)
+        };
+        let (l, b) = (u32::try_from(lba).unwrap(), u16::try_from(blocks).unwrap());
+        let op = Op {
+            lun,
+            lba,
+            blocks,
+            kind: Kind::Verify(stamp),
+            doubtful: false,
+        };
+        let payload = Payload::Write(stamped(stamp, blocks));
+        self.submit(client, op, cdb::verify_10_bytchk(l, b), payload);
+    }
+
     fn other(&mut self, client: usize) {
         let lun = self.random.index(self.models.len());
         let op = Op {
@@ -257,25 +323,20 @@ impl World {
             return;
         }
         let lun = self.random.index(self.models.len());
-        let (aim, function, referenced) = match self.random.below(4) {
-            0 => (Aim::Set(lun), TaskManagementFunction::ABORT_TASK_SET, None),
-            1 => (
-                Aim::Unit(lun),
-                TaskManagementFunction::LOGICAL_UNIT_RESET,
-                None,
-            ),
+        let (aim, function, referenced) = match self.random.below(8) {
+            0 => (Aim::Set(lun), Function::ABORT_TASK_SET, None),
+            1 => (Aim::Unit(lun), Function::LOGICAL_UNIT_RESET, None),
+            2 => (Aim::Unit(lun), Function::CLEAR_TASK_SET, None),
+            3 => (Aim::Target, Function::TARGET_WARM_RESET, None),
             _ => {
                 let tag = tags[self.random.index(tags.len())];
-                (
-                    Aim::Task(tag),
-                    TaskManagementFunction::ABORT_TASK,
-                    Some(tag),
-                )
+                (Aim::Task(tag), Function::ABORT_TASK, Some(tag))
             }
         };
         let at = match aim {
             Aim::Task(tag) => self.clients[client].ops[&tag].lun,
             Aim::Set(lun) | Aim::Unit(lun) => lun,
+            Aim::Target => 0,
         };
         let lun = wire_lun(u16::try_from(at).unwrap());
         let link = self.clients[client].link;
@@ -286,10 +347,8 @@ impl World {
         {
             return;
         }
-        if let Aim::Unit(lun) = aim {
-            for op in self.clients.iter_mut().flat_map(|c| c.ops.values_mut()) {
-                op.doubtful |= op.lun == lun;
-            }
+        for op in self.clients.iter_mut().flat_map(|c| c.ops.values_mut()) {
+            op.doubtful |= aim.resets(op.lun);
         }
         self.clients[client].aim = Some((aim, tags));
     }
@@ -307,6 +366,7 @@ impl World {
             }
             _ => {}
         }
+        self.go_on();
         self.pair.run();
         self.hear();
         let config = self.config(self.clients[client].number);
@@ -363,18 +423,23 @@ impl World {
             self.clients[client].aim = Some((Aim::Task(u32::MAX), Vec::new()));
         }
         if done.status != 0 {
-            let allowed = match done.status {
-                2 => match (done.sense[2] & 0xf, op.kind) {
-                    (6, _) | (5, Kind::Other) => true,
-                    _ => false,
-                },
-                status => status == 0x28 || status == 0x08 || status == 0x40,
+            let key = done.sense.get(2).map_or(0, |byte| byte & 0xf);
+            let allowed = match (done.status, key, op.kind) {
+                (0x02, 6, _) | (0x02, 5, Kind::Other) | (0x02, 0xe, Kind::Verify(_)) => true,
+                (0x02, 3, kind) => !matches!(kind, Kind::Other),
+                (status, ..) => [0x08, 0x28, 0x40].contains(&status),
             };
             assert!(
                 allowed,
                 "seed {}: {op:?} {:#x} {:x?}",
                 self.seed, done.status, done.sense
             );
+            match key {
+                // A long write may have failed on its way.
+                3 => self.perhaps(op),
+                0xe => self.differs(op),
+                _ => {}
+            }
             return;
         }
         let range = usize::try_from(op.lba).unwrap()..usize::try_from(op.lba + op.blocks).unwrap();
@@ -382,6 +447,11 @@ impl World {
             (Kind::Write(stamp), _) => {
                 assert!(done.residual == ringtgt::initiator::Residual::None);
                 self.models[op.lun][range].fill(BTreeSet::from([stamp]));
+            }
+            (Kind::Verify(stamp), _) => {
+                for lba in range {
+                    self.check(op.lun, lba, &stamped(stamp, 1));
+                }
             }
             (Kind::Read, Payload::Read(data)) => {
                 assert_eq!(data.len(), done.received as usize, "seed {}", self.seed);
@@ -391,6 +461,19 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// VERIFY said that something is not as it was given.
+    fn differs(&self, op: Op) {
+        let Kind::Verify(stamp) = op.kind else {
+            return;
+        };
+        let only = BTreeSet::from([stamp]);
+        let range = usize::try_from(op.lba).unwrap()..usize::try_from(op.lba + op.blocks).unwrap();
+        let differs = self.models[op.lun][range]
+            .iter()
+            .any(|model| *model != only);
+        assert!(differs, "seed {}: {op:?} does not differ", self.seed);
     }
 
     fn check(&self, lun: usize, lba: usize, block: &[u8]) {
@@ -410,6 +493,7 @@ impl World {
         };
         let over: Vec<u32> = match aim {
             Aim::Task(tag) => vec![tag],
+            Aim::Target => tags,
             Aim::Set(lun) | Aim::Unit(lun) => {
                 let ops = &self.clients[client].ops;
                 let there = |tag: &u32| ops.get(tag).is_some_and(|op| op.lun == lun);
@@ -420,11 +504,18 @@ impl World {
             let ops = &self.clients[client].ops;
             let gone = match aim {
                 Aim::Task(tag) => ops.get(&tag).is_none_or(|op| op.doubtful),
-                Aim::Set(_) | Aim::Unit(_) => false,
+                Aim::Set(_) | Aim::Unit(_) | Aim::Target => false,
             };
             assert!(gone, "seed {}: {aim:?}: {response}", self.seed);
             return;
         }
+        let answered =
+            matches!(aim, Aim::Task(tag) if !self.clients[client].ops.contains_key(&tag));
+        assert!(
+            !answered,
+            "seed {}: a task was both answered and aborted",
+            self.seed
+        );
         for tag in over {
             if let Some(op) = self.clients[client].ops.remove(&tag) {
                 let link = self.clients[client].link;
@@ -436,6 +527,7 @@ impl World {
 
     /// Everything ends; what a reset may have ended without an answer is given up.
     fn settle(&mut self) {
+        self.go_on();
         self.pair.run();
         self.hear();
         for client in 0..self.clients.len() {

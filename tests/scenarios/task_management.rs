@@ -132,6 +132,18 @@ fn a_task_that_is_over_does_not_exist() {
     pair.assert_works(link);
 }
 
+#[test]
+fn a_task_is_answered_or_aborted_but_never_both() {
+    // Write and abort arrive in one piece, and the write ends before the abort is seen.
+    let mut pair = Pair::new();
+    let link = pair.quiet_session();
+    let tag = pair.submit(link, cdb::write_10(0, 1), Payload::Write(vec![1; BLOCK]));
+    let answer = manage(&mut pair, link, Function::ABORT_TASK, 0, Some(tag));
+    assert!(pair.done(link, tag).is_good());
+    assert_eq!(answer, Some(Response::TASK_DOES_NOT_EXIST));
+    pair.assert_works(link);
+}
+
 fn request(function: u8, lun: u16, referenced: u32, ref_cmd_sn: u32) -> TaskManagementRequestBhs {
     TaskManagementRequestBhs {
         opcode: Opcode::TASK_MANAGEMENT_REQUEST.0 | IMMEDIATE,

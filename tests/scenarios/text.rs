@@ -1,11 +1,11 @@
 //! Text negotiation in the Full Feature Phase (sections 6.4, 11.10, 11.11 and appendix C).
 
-use ringtgt::initiator::{Event, discovered};
+use ringtgt::initiator::{Config, Event, discovered};
 use ringtgt::pdu::bhs::{CONTINUE, FINAL, NO_TAG, TextResponseBhs};
 use ringtgt::pdu::code::{Opcode, RejectReason};
 use ringtgt::pdu::frame::header;
 
-use crate::common::pair::{Pair, TARGET};
+use crate::common::pair::{INITIATOR, Pair, Setup, TARGET};
 use crate::common::raw;
 
 fn ask(pair: &mut Pair, link: usize, text: &[u8]) -> Result<Vec<u8>, RejectReason> {
@@ -111,6 +111,39 @@ fn text_may_come_in_pieces_and_each_piece_is_answered_with_none() {
         (FINAL, NO_TAG)
     );
     assert_eq!(discovered(&answers[0].1)[0].0, TARGET);
+}
+
+#[test]
+fn a_long_list_of_targets_comes_in_as_many_pieces_as_it_takes() {
+    for segment in [512, 8192, 262_144] {
+        let mut pair = Pair::with(Setup {
+            more_targets: 300,
+            ..Setup::default()
+        });
+        let mut config = Config::discovery(INITIATOR);
+        config.offers.max_recv_data_segment_length = segment;
+        let link = pair.login(config);
+        let text = ask(&mut pair, link, b"SendTargets=All\0").unwrap();
+        let all = discovered(&text);
+        assert_eq!(all.len(), 301);
+        assert!(
+            all.iter()
+                .all(|(_, addresses)| addresses == &["127.0.0.1:3260,1"])
+        );
+        // Half-way through, a new question takes the place of the old one.
+        raw::send(
+            &mut pair,
+            link,
+            &raw::text(raw::TAG, FINAL, NO_TAG),
+            b"SendTargets=All\0",
+        );
+        pair.run();
+        raw::answers(&mut pair, link);
+        let request = format!("SendTargets={TARGET}-0007\0");
+        let text = ask(&mut pair, link, request.as_bytes()).unwrap();
+        assert_eq!(discovered(&text).len(), 1);
+        pair.assert_well(link);
+    }
 }
 
 #[test]

@@ -45,6 +45,16 @@ const PERFORMANCE: &[&str] = &[
 ];
 const REACTORS: &[&str] = &["cores", "poll", "spinMicros"];
 
+/// Every member below the top, by its place as the README writes it.
+#[cfg(test)]
+pub(super) const MEMBERS: &[(&str, &[&str])] = &[
+    ("storages[].", STORAGE),
+    ("iscsiportals[].", PORTAL),
+    ("iscsitargets{iqn}.", super::targets::TARGET),
+    ("performance.", PERFORMANCE),
+    ("reactors.", REACTORS),
+];
+
 /// Most operations in flight that a ring is asked for.
 const QUEUE_DEPTH_MAX: u64 = 32_768;
 

@@ -6,7 +6,7 @@ use super::walk::{Members, Walk};
 use super::{Config, Portal, Storage, TargetConfig};
 use crate::control::names;
 
-const TARGET: &[&str] = &["tpgts", "luns"];
+pub(super) const TARGET: &[&str] = &["tpgts", "luns"];
 
 /// Highest LUN that fits the flat and peripheral addressing that is offered (SAM-5, section 4.7).
 const LUN_MAX: u64 = 16_383;

@@ -185,6 +185,25 @@ fn reactors_go_to_the_numa_node_that_all_storages_want() {
     assert_eq!((config.numa_node(&mut notes), notes.len()), (None, 1));
 }
 
+/// One fact, written twice, kept together: the README's table names every member there is.
+#[test]
+fn the_readme_names_every_member() {
+    let readme = include_str!("../../../README.md");
+    let rows: Vec<&str> = readme
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    for (place, members) in check::MEMBERS {
+        for member in *members {
+            let named = rows.iter().any(|row| {
+                let names = row.split('|').nth(1).unwrap_or_default();
+                names.contains(&format!("`{place}")) && names.contains(&format!("{member}`"))
+            });
+            assert!(named, "the README does not name {place}{member}");
+        }
+    }
+}
+
 #[test]
 fn our_own_members_are_read() {
     let text = r#"{"storages": [{"deviceID": 1, "path": "/d", "backendType": "file", "size": "1G", "serial": "S1",

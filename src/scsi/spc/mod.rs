@@ -2,6 +2,7 @@
 
 mod inquiry;
 mod mode;
+mod persistent_reserve;
 mod report_luns;
 mod request_sense;
 mod supported_opcodes;
@@ -9,6 +10,7 @@ mod vpd;
 
 pub(super) use inquiry::inquiry;
 pub(super) use mode::{mode_sense_6, mode_sense_10};
+pub(super) use persistent_reserve::{persistent_reserve_in, report_capabilities};
 pub(super) use report_luns::report_luns;
 pub(super) use request_sense::request_sense;
 pub(super) use supported_opcodes::{

@@ -1,0 +1,135 @@
+//! Commands that came before their turn (RFC 7143, section 4.2.2.1).
+
+use super::Session;
+use super::command::Received;
+use super::error::Event;
+use super::home::Home;
+use crate::buffer::{Buffer, CHUNK};
+use crate::pdu::bhs::{BHS_LEN, ScsiCommandBhs};
+use crate::pdu::code::Opcode;
+use crate::pdu::frame::header;
+use crate::units::SerialNumber;
+
+/// A command that came before its turn, or a number that is to be passed over.
+#[derive(Debug)]
+pub(super) struct Parked {
+    cmd_sn: SerialNumber,
+    /// `None`: nothing is to be done when its turn comes.
+    command: Option<ParkedCommand>,
+}
+
+#[derive(Debug)]
+struct ParkedCommand {
+    header: [u8; BHS_LEN],
+    data: Option<(Buffer, usize)>,
+    spent: bool,
+}
+
+impl Session {
+    /// Keeps a command until its turn comes.
+    pub(super) fn park(
+        &mut self,
+        home: &mut Home,
+        cmd_sn: SerialNumber,
+        bhs: &[u8; BHS_LEN],
+        data: Received<'_>,
+    ) {
+        if self.parked.iter().any(|p| p.cmd_sn == cmd_sn)
+            || self.parked.len() == self.parked.capacity()
+        {
+            home.count(Event::OutsideWindow);
+            return self.forget_received(home, data);
+        }
+        let mut spent = matches!(data, Received::Own { spent: true, .. });
+        let data = match data {
+            Received::Own { buffer, len, .. } => Some((buffer, len)),
+            Received::Bytes([]) => None,
+            Received::Bytes(bytes) => {
+                let mut buffer = self.take_memory(home, bytes.len(), bytes.len(), 0);
+                if buffer.is_none() && self.promises > 0 && bytes.len() <= CHUNK {
+                    self.promises -= 1;
+                    spent = true;
+                    let promised = home.pool.take_promised(bytes.len());
+                    self.memory += promised.len();
+                    buffer = Some(promised);
+                }
+                let Some(mut buffer) = buffer else {
+                    return home.count(Event::OutsideWindow);
+                };
+                buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
+                Some((buffer, bytes.len()))
+            }
+            Received::Gone { .. } => return home.count(Event::OutsideWindow),
+        };
+        self.parked.push(Parked {
+            cmd_sn,
+            command: Some(ParkedCommand {
+                header: *bhs,
+                data,
+                spent,
+            }),
+        });
+    }
+
+    /// Runs what waited for the CmdSN that has just been taken in.
+    pub(super) fn run_parked(&mut self, home: &mut Home) {
+        loop {
+            let next = self.window.exp_cmd_sn();
+            let Some(at) = self.parked.iter().position(|p| p.cmd_sn == next) else {
+                return;
+            };
+            let parked = self.parked.swap_remove(at);
+            self.window.admit();
+            match parked.command {
+                Some(command) => {
+                    let data = match command.data {
+                        Some((buffer, len)) => Received::Own {
+                            buffer,
+                            len,
+                            spent: command.spent,
+                        },
+                        None => Received::Bytes(&[]),
+                    };
+                    self.execute(home, &command.header, data, false);
+                }
+                None => self.disown(home, false),
+            }
+        }
+    }
+
+    /// Considers a CmdSN as received (section 11.6.1, rule b).
+    pub(super) fn plug(&mut self, home: &mut Home, cmd_sn: SerialNumber) {
+        if let Some(at) = self.parked.iter().position(|p| p.cmd_sn == cmd_sn) {
+            let parked = self.parked.swap_remove(at);
+            self.forget_parked(parked);
+        }
+        if self.parked.len() < self.parked.capacity() {
+            self.parked.push(Parked {
+                cmd_sn,
+                command: None,
+            });
+        }
+        self.run_parked(home);
+    }
+
+    /// Drops parked commands for a LUN that come before `cmd_sn`: a function aborts them.
+    pub(super) fn drop_parked(&mut self, lun: u64, cmd_sn: SerialNumber) {
+        for at in 0..self.parked.len() {
+            let parked = &mut self.parked[at];
+            let affected = parked.command.as_ref().is_some_and(|c| {
+                let bhs: &ScsiCommandBhs = header(&c.header);
+                bhs.opcode & 0x3f == Opcode::SCSI_COMMAND.0 && bhs.lun.get() == lun
+            });
+            if affected && parked.cmd_sn.is_before(cmd_sn) {
+                let command = parked.command.take();
+                self.forget_parked(Parked { cmd_sn, command });
+            }
+        }
+    }
+
+    pub(super) fn forget_parked(&mut self, parked: Parked) {
+        if let Some((buffer, _)) = parked.command.and_then(|c| c.data) {
+            self.memory -= buffer.len();
+        }
+    }
+}
