@@ -7,8 +7,11 @@ use super::error::{Counters, Event};
 use super::owner::{Carrier, Change, Message, Owner, Ticket, owner_of};
 use super::unit::{Passing, Units};
 use super::{ReactorId, SessionKey, SessionLimits, UnitId};
-use crate::buffer::Pool;
+use crate::buffer::{CHUNK, Pool};
 use crate::scsi::LogicalUnit;
+
+/// This part of the pool (one in so many) is only for sessions that hold nothing.
+const KEPT_FOR_THE_POOR: usize = 8;
 
 /// A task in a waiting line.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +55,9 @@ pub(super) struct Home {
     pub(super) turn_line: VecDeque<Waiter>,
     /// The memory line's front is being tried again: who fails goes back to the front.
     pub(super) retrying: bool,
+    /// The least of what was unpromised since the lines for memory were last tried: with more, it is worth
+    /// another try.
+    pub(super) free_when_tried: usize,
     /// Tasks that there may be, in all sessions.
     tasks: usize,
 }
@@ -84,6 +90,7 @@ impl Home {
             memory_line: VecDeque::with_capacity(256),
             turn_line: VecDeque::with_capacity(256),
             retrying: false,
+            free_when_tried: 0,
             tasks: 0,
         }
     }
@@ -98,6 +105,24 @@ impl Home {
         for keys in [&mut self.ready, &mut self.backlog, &mut self.starved] {
             keys.reserve(16);
         }
+    }
+
+    /// Bytes that are neither in a buffer nor promised.
+    pub(super) fn unpromised(&self) -> usize {
+        let pool = &self.pool;
+        pool.free_bytes().saturating_sub(pool.promised() * CHUNK)
+    }
+
+    /// What of that is above the part kept for sessions that hold nothing.
+    pub(super) fn above_floor(&self) -> usize {
+        let kept = self.pool.total_bytes() / KEPT_FOR_THE_POOR;
+        self.unpromised().saturating_sub(kept)
+    }
+
+    /// Whether windows may open beyond the one command that is always let in: half of the pool stays for
+    /// what is asked for.
+    pub(super) fn is_generous(&self) -> bool {
+        self.pool.promised() * CHUNK * 2 < self.pool.total_bytes() && self.above_floor() >= CHUNK
     }
 
     pub(super) fn count(&mut self, event: Event) {

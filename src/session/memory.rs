@@ -1,14 +1,58 @@
 //! What a session holds of its core's memory, and the lines in which tasks wait for what is short.
 
-use super::Session;
 use super::command::Received;
 use super::error::Event;
 use super::home::{Home, Waiter};
 use super::task::{Need, State};
+use super::transmit::Out;
+use super::{Phase, Session};
 use crate::buffer::{Buffer, CHUNK, LARGEST};
 use crate::scsi::Step;
 
 impl Session {
+    /// Lets more commands in, as far as each has a task and a place for its unsolicited data.
+    pub(super) fn open_window(&mut self, home: &mut Home) {
+        while self.phase == Phase::Open && self.window.may_advance() {
+            if self.promise_each {
+                if !(home.is_generous() || self.window.open() == 0) || !home.pool.promise() {
+                    break;
+                }
+                self.promises += 1;
+            }
+            self.window.advance();
+        }
+        if self.window.open() == 0 && self.window.may_advance() && self.phase == Phase::Open {
+            // No memory for a single command: the shard asks again.
+            if !std::mem::replace(&mut self.in_starved, true) {
+                home.starved.push_back(self.key);
+            }
+        }
+        let told = self.tx.told_max_cmd_sn;
+        let was_closed = told == self.window.exp_cmd_sn().previous();
+        if was_closed && self.window.open() > 0 && self.tx.queue.is_empty() {
+            // Section 11.4.11: nothing else would say that it may go on.
+            self.tx.told_max_cmd_sn = self.window.max_cmd_sn();
+            self.tx.say(Out::Window);
+            self.make_ready(home);
+        }
+    }
+
+    /// The promise of the command just taken in is its own from now on. False: there is none.
+    pub(super) fn spend_promise(&mut self, spent: bool) -> bool {
+        if spent || self.promises == 0 {
+            return false;
+        }
+        self.promises -= 1;
+        true
+    }
+
+    /// The command just taken in needs no data memory.
+    pub(super) fn spend_and_unpromise(&mut self, home: &mut Home) {
+        if self.spend_promise(false) {
+            home.pool.unpromise();
+        }
+    }
+
     /// The data is not needed where it is; the promise it may have been taken on is the task's affair.
     pub(super) fn forget_data(&mut self, data: Received<'_>) {
         if let Received::Own { buffer, .. } = data {
@@ -103,22 +147,39 @@ impl Session {
         if least > LARGEST {
             return None;
         }
-        let cap = home.limits.session_memory;
         let others = self.memory - held;
-        if others > 0 && others + least > cap {
+        let room = self.room(home, others);
+        if least > room {
             return None;
         }
-        if !home.retrying && !home.memory_line.is_empty() {
+        // Who has nothing else does not stand behind those who have much.
+        if others > 0 && !home.retrying && !home.memory_line.is_empty() {
             return None;
         }
-        let wanted = if others == 0 {
-            wanted
+        // What is taken is a power of two: the next larger one must not go beyond the room.
+        let floor_power = if room.is_power_of_two() {
+            room
         } else {
-            wanted.min((cap - others).max(least))
+            room.next_power_of_two() / 2
         };
+        let wanted = wanted.min(floor_power).max(least);
         let buffer = home.pool.take(wanted, least)?;
         self.memory += buffer.len();
+        home.free_when_tried = home.free_when_tried.min(home.unpromised());
         Some(buffer)
+    }
+
+    /// Bytes that it may take now, when it holds `others` besides what it replaces.
+    ///
+    /// A session that holds nothing else may take what there is; but the last eighth of the pool is for
+    /// such sessions alone, and given out by the chunk. So however much those take who do not read their
+    /// answers, a session that does is served.
+    fn room(&self, home: &Home, others: usize) -> usize {
+        let above = home.above_floor();
+        if others == 0 {
+            return above.max(home.unpromised().min(CHUNK));
+        }
+        above.min(home.limits.session_memory.saturating_sub(others))
     }
 
     /// Makes `buffer` (which is counted already) the task's data buffer.

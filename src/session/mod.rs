@@ -45,7 +45,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::buffer::{Buffer, CHUNK};
+use crate::buffer::Buffer;
 use crate::pdu::frame::Framing;
 pub use crate::scsi::LogicalUnit;
 use command_window::CommandWindow;
@@ -222,52 +222,6 @@ impl Session {
         session.open_window(home);
         session.tx.told_max_cmd_sn = session.window.max_cmd_sn();
         session
-    }
-
-    /// Lets more commands in, as far as each has a task and a place for its unsolicited data.
-    fn open_window(&mut self, home: &mut Home) {
-        let total = home.pool.total_bytes();
-        while self.phase == Phase::Open && self.window.may_advance() {
-            if self.promise_each {
-                // Half of the pool stays for what is asked for: a first command is always let in.
-                let generous = home.pool.promised() * CHUNK * 2 < total;
-                if !(generous || self.window.open() == 0) || !home.pool.promise() {
-                    break;
-                }
-                self.promises += 1;
-            }
-            self.window.advance();
-        }
-        if self.window.open() == 0 && self.window.may_advance() && self.phase == Phase::Open {
-            // No memory for a single command: the shard asks again.
-            if !std::mem::replace(&mut self.in_starved, true) {
-                home.starved.push_back(self.key);
-            }
-        }
-        let told = self.tx.told_max_cmd_sn;
-        let was_closed = told == self.window.exp_cmd_sn().previous();
-        if was_closed && self.window.open() > 0 && self.tx.queue.is_empty() {
-            // Section 11.4.11: nothing else would say that it may go on.
-            self.tx.told_max_cmd_sn = self.window.max_cmd_sn();
-            self.tx.say(Out::Window);
-            self.make_ready(home);
-        }
-    }
-
-    /// The promise of the command just taken in is its own from now on. False: there is none.
-    fn spend_promise(&mut self, spent: bool) -> bool {
-        if spent || self.promises == 0 {
-            return false;
-        }
-        self.promises -= 1;
-        true
-    }
-
-    /// The command just taken in needs no data memory.
-    fn spend_and_unpromise(&mut self, home: &mut Home) {
-        if self.spend_promise(false) {
-            home.pool.unpromise();
-        }
     }
 
     /// A command that was taken in will not be answered by a response of its own.

@@ -97,23 +97,27 @@ impl Shard {
     pub fn window_for_new_session(&self) -> u32 {
         let limits = &self.home.limits;
         let pool = &self.home.pool;
-        if self.vacant.is_empty() && self.sessions.len() >= limits.sessions {
+        if !self.has_place() {
             return 0;
         }
         let Some(_ring) = pool.take(limits.receive_ring, limits.receive_ring) else {
             return 0;
         };
         let mut window = 0;
-        while window < limits.window
-            && (window == 0 || pool.promised() * crate::buffer::CHUNK * 2 < pool.total_bytes())
-            && pool.promise()
-        {
+        while window < limits.window && (window == 0 || self.home.is_generous()) && pool.promise() {
             window += 1;
         }
         for _ in 0..window {
             pool.unpromise();
         }
         window
+    }
+
+    /// Whether another session is within the bounds: receive rings leave half of the pool to data.
+    fn has_place(&self) -> bool {
+        let (limits, count) = (&self.home.limits, self.session_count());
+        let rings = (count + 1) * limits.receive_ring;
+        count < limits.sessions && (count == 0 || rings * 2 <= self.home.pool.total_bytes())
     }
 
     /// Opens a session; its first PDUs may be in `established` already.
@@ -126,7 +130,7 @@ impl Shard {
         _now: Instant,
     ) -> Result<SessionKey, LoginStatus> {
         let ring_len = self.home.limits.receive_ring;
-        if self.vacant.is_empty() && self.sessions.len() >= self.home.limits.sessions {
+        if !self.has_place() {
             return Err(LoginStatus::OUT_OF_RESOURCES);
         }
         let mut ring = (self.home.pool)
@@ -314,9 +318,10 @@ impl Shard {
     /// Whether [`Self::poll_backends`] has something to do that no event will announce.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !(self.home.backlog.is_empty()
-            && self.home.turn_line.is_empty()
-            && self.home.mail.local.is_empty())
+        let home = &self.home;
+        let waits = !(home.memory_line.is_empty() && home.starved.is_empty());
+        !(home.backlog.is_empty() && home.turn_line.is_empty() && home.mail.local.is_empty())
+            || (waits && home.unpromised() > home.free_when_tried)
     }
 
     /// Whether every command that does not wait for its initiator has been answered, and every answer sent.

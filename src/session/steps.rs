@@ -124,17 +124,17 @@ impl Session {
         let mut held = self.tasks.get(slot).scratch.as_ref().map_or(0, Buffer::len);
         if held < (least as usize).max(1) {
             let least_bytes = (least as usize).min(want);
-            // The pool keeps a chunk for this, so that who compares always gets on.
-            let buffer = home
-                .pool
-                .take(want, want)
-                .or_else(|| home.pool.take_scratch(least_bytes));
+            let mut buffer = self.take_memory(home, want, least_bytes, held);
+            if buffer.is_none() {
+                // The pool keeps a chunk for this, so that who compares always gets on.
+                buffer = home.pool.take_scratch(least_bytes);
+                self.memory += buffer.as_ref().map_or(0, Buffer::len);
+            }
             let Some(buffer) = buffer else {
                 self.wait_for_memory(home, slot, Need::Scratch { wanted, least });
                 return None;
             };
             held = buffer.len();
-            self.memory += held;
             if let Some(old) = self.tasks.get_mut(slot).scratch.replace(buffer) {
                 self.memory -= old.len();
             }

@@ -64,8 +64,8 @@ impl Shard {
                 continue;
             }
             // It (or what came of it) waits again.
-            let share_used = session.memory >= self.home.limits.session_memory / 2;
-            if !share_used {
+            if session.memory == 0 {
+                // Nobody behind it has more right to what there is not.
                 break;
             }
             if let Some(same) = self.home.memory_line.pop_front() {
@@ -73,5 +73,6 @@ impl Shard {
             }
         }
         self.home.retrying = false;
+        self.home.free_when_tried = self.home.unpromised();
     }
 }

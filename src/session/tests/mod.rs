@@ -3,6 +3,7 @@
 mod commands;
 mod cores;
 mod functions;
+mod memory;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -422,6 +423,14 @@ fn wide() -> OperationalParams {
         max_send_data_segment_length: 8192,
         max_outstanding_r2t: 4,
         ..OperationalParams::DEFAULT
+    }
+}
+
+impl Shard {
+    /// Commands that a session may still send.
+    fn window_of(&self, key: SessionKey) -> u32 {
+        let session = self.sessions[key.index as usize].session.as_ref();
+        session.expect("open").window.open()
     }
 }
 
