@@ -201,8 +201,8 @@ impl Plan<'_> {
 ///
 /// A single one is where everything else of the machine runs, often a client that polls: an operation that
 /// waits there for the scheduler takes milliseconds, while on the reactor's own core a worker runs as soon as
-/// the reactor gives way (measured on 2 cores, 4 KiB buffered writes on ext4: 1.8 k/s against 7.6 k/s at
-/// depth 1, 4 k/s against 34 k/s at depth 32).
+/// the reactor gives way (measured on 2 cores, 4 KiB buffered writes on ext4, on a
+/// loaded machine: 1.8 k/s against 7.6 k/s at depth 1, 4 k/s against 34 k/s at depth 32).
 fn spare_cores(allowed: &[u32], reactors: &[u32]) -> Vec<u32> {
     let spare = allowed.iter().filter(|core| !reactors.contains(core));
     let spare: Vec<u32> = spare.copied().collect();
