@@ -45,34 +45,20 @@ impl Plan<'_> {
     ) -> Result<Vec<JoinHandle<()>>, Failure> {
         let memory = self.memory(notes);
         let ring = self.ring(notes);
-        let mut starting = Vec::new();
         let mailboxes: Vec<_> = berths.iter().map(Berth::mailbox).collect();
-        for (index, (berth, around)) in berths.into_iter().zip(around).enumerate() {
-            let core = self.cores[index];
-            let node = numa::node_of_core(core);
-            let config = ReactorConfig {
-                id: ReactorId(u16::try_from(index).expect("there are at most 4096 cores")),
-                count: self.count(),
-                core,
-                poll: self.config.reactors.poll,
-                spin: self.config.reactors.spin.unwrap_or(SPIN),
-                shares_core: self.spare_cores().is_empty(),
-                pool: PoolConfig {
-                    bytes: memory,
-                    numa_node: node.filter(|_| numa::nodes() > 1),
-                    hugepages: true,
-                },
-                ring: ring.clone(),
-                login: self.settings.login,
-                limits: self.settings.sessions,
-                seats: self.seats.to_vec(),
-                offload: Arc::clone(offload),
-            };
-            starting.push(reactor::start(config, berth, around));
-        }
+        // All at once: making memory present takes longest.
+        let starting: Vec<_> = berths
+            .into_iter()
+            .zip(around)
+            .enumerate()
+            .map(|(index, (berth, around))| {
+                let config = self.reactor(index, memory, ring.clone(), Arc::clone(offload));
+                reactor::start(config, berth, around)
+            })
+            .collect();
         let mut threads = Vec::new();
-        let mut problems = Vec::new();
-        for (core, starting) in self.cores.iter().zip(starting) {
+        let mut failure = None;
+        for (index, starting) in starting.into_iter().enumerate() {
             match starting.and_then(Starting::wait) {
                 Ok((thread, report)) => {
                     threads.push(thread);
@@ -82,14 +68,49 @@ impl Plan<'_> {
                         }
                     }
                 }
-                Err(error) => problems.push(format!("the reactor on core {core}: {error}")),
+                Err(error) => {
+                    let core = self.cores[index];
+                    let sentence = format!("reactor {index} on core {core}: {error}");
+                    failure.get_or_insert(Failure::one(sentence));
+                }
             }
         }
-        if problems.is_empty() {
-            return Ok(threads);
+        match failure {
+            None => Ok(threads),
+            Some(failure) => {
+                stop_all(&mailboxes, threads);
+                Err(failure)
+            }
         }
-        stop_all(&mailboxes, threads);
-        Err(Failure(problems))
+    }
+
+    fn reactor(
+        &self,
+        index: usize,
+        memory: usize,
+        ring: Option<RingConfig>,
+        offload: Arc<OffloadPool>,
+    ) -> ReactorConfig {
+        let core = self.cores[index];
+        let node = numa::node_of_core(core);
+        ReactorConfig {
+            id: ReactorId(u16::try_from(index).expect("there are at most 4096 cores")),
+            count: self.count(),
+            core,
+            poll: self.config.reactors.poll,
+            spin: self.config.reactors.spin.unwrap_or(SPIN),
+            shares_core: self.spare_cores().is_empty(),
+            pool: PoolConfig {
+                bytes: memory,
+                numa_node: node.filter(|_| numa::nodes() > 1),
+                hugepages: true,
+            },
+            ring,
+            login: self.settings.login,
+            limits: self.settings.sessions,
+            seats: self.seats.to_vec(),
+            offload,
+        }
     }
 
     /// The cores for what blocks; none when it had better run where the reactors do.

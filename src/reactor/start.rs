@@ -121,7 +121,7 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// A reactor that is about to be ready.
+/// A reactor that is getting ready.
 #[derive(Debug)]
 pub struct Starting {
     thread: JoinHandle<()>,
@@ -132,19 +132,21 @@ impl Starting {
     /// Waits until it is ready.
     ///
     /// # Errors
-    /// When it has no memory, no ring, or a medium cannot be attached. Then its thread is gone.
+    /// When it has no memory, no ring, or a medium cannot be attached.
     pub fn wait(self) -> io::Result<(JoinHandle<()>, Report)> {
-        match self.is_ready.recv() {
-            Ok(report) => report.map(|report| (self.thread, report)),
-            Err(_) => Err(io::Error::other("its thread ended while it started")),
-        }
+        let report = self.is_ready.recv().unwrap_or_else(|_| {
+            Err(io::Error::other(
+                "the reactor's thread ended while it started",
+            ))
+        });
+        report.map(|report| (self.thread, report))
     }
 }
 
-/// Starts a reactor in a thread of its own. Several can start at the same time.
+/// Starts a reactor in a thread of its own.
 ///
 /// # Errors
-/// When there is no thread.
+/// When there is no thread to be had.
 pub fn start(config: ReactorConfig, berth: Berth, around: Surroundings) -> io::Result<Starting> {
     let (ready, is_ready) = channel();
     let name = format!("reactor-{}", config.id.0);
@@ -193,10 +195,11 @@ impl Reactor {
         around: Surroundings,
     ) -> io::Result<(Self, Report)> {
         let mut notes = Vec::new();
+        // Before it is pinned: other cores help to make its pages present.
+        let (pool, report) = Pool::new(config.pool)?;
         if let Err(error) = pin_current_thread(config.core) {
             notes.push(format!("not pinned to core {}: {error}", config.core));
         }
-        let (pool, report) = Pool::new(config.pool)?;
         let ring = match &config.ring {
             None => None,
             Some(wanted) => {

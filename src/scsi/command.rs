@@ -3,7 +3,8 @@
 use super::opcodes::{self, Access};
 use super::parameter::Parameter;
 use super::sbc::{Flush, Prefetch, Read, StartStop, Verify, Write};
-use super::{Bounds, Cdb, Context, Memory, Outcome, Sense, Status, Step};
+use super::{Bounds, Cdb, Context, LogicalUnit, Memory, Outcome, Sense, Status, Step};
+use crate::backend::BlockIo;
 
 /// One command, between its arrival and its end. A plain value: it may be dropped at any step.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +147,34 @@ impl Command {
         step
     }
 
+    /// Whether `io`, which a step has just asked for, may go to the medium of `unit` as it is now: the
+    /// checks of the start hold for the snapshot of then, and a change may have come between. After an
+    /// error the command ends with this sense.
+    ///
+    /// # Errors
+    /// Why it must not.
+    pub fn permit(&mut self, unit: &LogicalUnit, io: BlockIo) -> Result<(), Sense> {
+        let ready = match self.plan.work {
+            // What makes the medium ready or not is not asked whether it is.
+            Work::StartStop(_) => Ok(()),
+            _ => unit.ready(),
+        };
+        let inside = |end: u64| {
+            (end <= unit.geometry.capacity.0)
+                .then_some(())
+                .ok_or(Sense::LBA_OUT_OF_RANGE)
+        };
+        let permitted = ready.and_then(|()| match io {
+            BlockIo::Write { .. } if unit.geometry.read_only => Err(Sense::WRITE_PROTECTED),
+            BlockIo::Read(extent) | BlockIo::Write { extent, .. } => inside(extent.end().0),
+            BlockIo::Prefetch(_) | BlockIo::Flush => Ok(()),
+        });
+        if permitted.is_err() {
+            self.plan.data_in = self.sent;
+        }
+        permitted
+    }
+
     /// Bytes of data-in that the CDB asks for, however much the transport's header has room for; of
     /// parameter data, the lesser of allocation length and what there is. After an error, what was sent.
     #[must_use]
@@ -178,7 +207,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::backend::{BlockError, BlockIo};
+    use crate::backend::BlockError;
     use crate::scsi::UnitAttention;
     use crate::scsi::opcodes::OPCODES;
     use crate::scsi::testing::{Rig, cdb};

@@ -77,8 +77,14 @@ impl Session {
             Out::TaskManagement {
                 initiator_task_tag,
                 response,
+                last,
                 ..
-            } => self.encode_task_management(initiator_task_tag, response),
+            } => {
+                self.encode_task_management(initiator_task_tag, response);
+                if last {
+                    self.tx.mark_last();
+                }
+            }
             Out::Logout {
                 initiator_task_tag,
                 response,

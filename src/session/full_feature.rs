@@ -218,6 +218,10 @@ impl Session {
             return self.reject(home, reason, whole_header);
         }
         match opcode {
+            Opcode::SCSI_COMMAND if !immediate && self.is_forsaken(header(bhs)) => {
+                home.count(Event::TaskAborted);
+                self.disown(home, immediate);
+            }
             Opcode::SCSI_COMMAND => {
                 let ahs = &whole_header[BHS_LEN..];
                 return self.handle_scsi_command(home, header(bhs), ahs, data, immediate);

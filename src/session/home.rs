@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::{Counters, Event};
 use super::owner::{Carrier, Change, Message, Owner, Ticket, owner_of};
-use super::unit::Units;
+use super::unit::{Passing, Units};
 use super::{ReactorId, SessionKey, SessionLimits, UnitId};
 use crate::buffer::Pool;
 use crate::scsi::LogicalUnit;
@@ -35,6 +35,8 @@ pub(super) struct Home {
     pub(super) units: Units,
     pub(super) counters: Counters,
     pub(super) owner: Owner,
+    /// Barriers that wait for operations in flight here; at most one of each unit.
+    pub(super) passing: Vec<Passing>,
     pub(super) mail: Mail,
     /// Sessions that got something to send.
     pub(super) ready: VecDeque<SessionKey>,
@@ -69,6 +71,7 @@ impl Home {
             units: Units::default(),
             counters: Counters::default(),
             owner: Owner::new(reactor, reactors),
+            passing: Vec::with_capacity(16),
             mail: Mail {
                 me: reactor,
                 out: VecDeque::with_capacity(64),
@@ -118,16 +121,14 @@ impl Home {
 
     /// One less operation that a barrier of `unit` waits for.
     pub(super) fn fence_passed(&mut self, id: UnitId) {
-        let Some(unit) = self.units.get_mut(id) else {
+        let Some(at) = self.passing.iter().position(|p| p.unit == id) else {
+            debug_assert!(false, "an operation was fenced by no barrier");
             return;
         };
-        let Some(passing) = unit.passing.as_mut() else {
-            return;
-        };
+        let passing = &mut self.passing[at];
         passing.remaining -= 1;
         if passing.remaining == 0 {
-            let (owner, barrier) = (passing.owner, passing.barrier);
-            unit.passing = None;
+            let Passing { owner, barrier, .. } = self.passing.swap_remove(at);
             self.mail
                 .send(owner, Message::Reached { unit: id, barrier });
         }
@@ -169,7 +170,7 @@ impl Carrier for OwnCarrier<'_> {
                 let current = &self.units.get(unit)?.unit;
                 Some(Arc::new(changed(current, stopped)))
             }
-            Change::ClearTaskSet { .. } | Change::Reset => None,
+            Change::ClearTaskSet { .. } | Change::Reset { .. } => None,
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::home::changed;
-use super::owner::{Asker, Change, Message};
+use super::owner::{Asker, Change, Message, NexusId};
 use super::shard::session_mut;
+use super::target::Target;
 use super::unit::Passing;
 use super::{ReactorId, Shard, UnitId};
 use crate::scsi::LogicalUnit;
@@ -49,14 +50,18 @@ impl Shard {
                     }
                 }
             }
-            Message::EndTarget { target } => {
-                for entry in &mut self.sessions {
-                    if let Some(session) = entry.session.as_deref_mut()
-                        && (session.facts.target.as_ref()).is_some_and(|t| t.name == target.name)
-                    {
-                        session.request_close(&mut self.home);
-                    }
-                }
+            Message::EndTarget { target, except } => self.end_target(&target, except),
+        }
+    }
+
+    /// Closes every session of a target, but for one.
+    fn end_target(&mut self, target: &Target, except: NexusId) {
+        for entry in &mut self.sessions {
+            if let Some(session) = entry.session.as_deref_mut()
+                && session.nexus_id(&self.home) != except
+                && (session.facts.target.as_ref()).is_some_and(|t| t.name == target.name)
+            {
+                session.request_close(&mut self.home);
             }
         }
     }
@@ -83,14 +88,15 @@ impl Shard {
                 }
                 _ => {}
             }
-            if remaining > 0 {
-                unit.passing = Some(Passing {
-                    owner,
-                    barrier,
-                    remaining,
-                });
-                return;
-            }
+        }
+        if remaining > 0 {
+            self.home.passing.push(Passing {
+                unit: id,
+                owner,
+                barrier,
+                remaining,
+            });
+            return;
         }
         let reached = Message::Reached { unit: id, barrier };
         self.home.mail.send(owner, reached);

@@ -55,7 +55,7 @@ use login::Established;
 use lun_table::{LunTable, VisibleLuns};
 pub use owner::ShardMessage;
 use params::OperationalParams;
-use parked::Parked;
+use parked::{Forsaken, Parked};
 use receive::Receiver;
 pub use shard::{Shard, ShardConfig};
 use target::{Target, TargetSet};
@@ -147,6 +147,8 @@ struct Session {
     dormant: VecDeque<u16>,
     /// Commands that came before their turn.
     parked: Vec<Parked>,
+    /// Commands still to come that functions have aborted.
+    forsaken: Vec<Forsaken>,
     functions: [InProgress; FUNCTIONS],
     text: Option<Exchange>,
     next_text_tag: u32,
@@ -195,6 +197,7 @@ impl Session {
             tx: Transmitter::new(established.stat_sn, digests, established.response, tasks),
             dormant: VecDeque::with_capacity(tasks),
             parked: Vec::with_capacity(limit as usize),
+            forsaken: Vec::with_capacity(FUNCTIONS),
             functions: [InProgress::default(); FUNCTIONS],
             text: None,
             next_text_tag: 0,
@@ -324,19 +327,19 @@ impl Session {
             }
         }
         while let Some(parked) = self.parked.pop() {
-            self.forget_parked(parked);
+            self.forget_parked(home, parked);
         }
     }
 
-    /// Whether the backend still has an operation of any task.
-    fn has_in_flight(&self) -> bool {
-        self.tasks.used() > 0 && self.tasks.slots().any(|s| self.tasks.get(s).is_in_flight())
+    /// Whether something of any task may still take effect.
+    fn is_held(&self) -> bool {
+        self.tasks.used() > 0 && self.tasks.slots().any(|s| self.tasks.get(s).is_held())
     }
 
     /// Takes the step that waited for the last operation in flight.
     fn settle(&mut self, home: &mut Home) {
         if let Phase::LoggingOut { initiator_task_tag } = self.phase
-            && !self.has_in_flight()
+            && !self.is_held()
         {
             self.phase = Phase::Ending;
             self.tx.say(Out::Logout {
@@ -368,12 +371,15 @@ impl Session {
             task.wire = 0;
             if matches!(task.state, State::Answering(_)) {
                 task.state = State::Answered;
+            } else if task.state == State::AbortedAtOwner {
+                // The owner's answer has nobody to go to.
+                task.state = State::Aborted { in_flight: false };
             }
             self.abort(home, slot);
             self.release_if_over(home, slot);
         }
         while let Some(parked) = self.parked.pop() {
-            self.forget_parked(parked);
+            self.forget_parked(home, parked);
         }
         for _ in 0..std::mem::take(&mut self.promises) {
             home.pool.unpromise();

@@ -44,7 +44,11 @@ pub(super) enum Message {
     /// To the asker: it holds everywhere.
     Answer { ticket: Ticket },
     /// TARGET COLD RESET: close every session of this target (RFC 7143, section 11.5.1).
-    EndTarget { target: Arc<Target> },
+    EndTarget {
+        target: Arc<Target>,
+        /// Who asked: its connection ends when the answer has left.
+        except: NexusId,
+    },
 }
 
 /// Who asked; handed back in the answer.
@@ -76,8 +80,8 @@ pub(super) enum Change {
     SetStopped(bool),
     /// CLEAR TASK SET, by this nexus.
     ClearTaskSet { by: NexusId },
-    /// LOGICAL UNIT RESET, or TARGET RESET as far as it concerns one unit.
-    Reset,
+    /// LOGICAL UNIT RESET, or TARGET RESET as far as it concerns one unit, by this nexus.
+    Reset { by: NexusId },
 }
 
 /// The unit's owner among `reactors`.
@@ -240,13 +244,22 @@ mod tests {
         }
     }
 
+    fn reset(reactor: u16) -> Change {
+        Change::Reset {
+            by: NexusId {
+                reactor: ReactorId(reactor),
+                session: ticket(0).session,
+            },
+        }
+    }
+
     #[test]
     fn a_change_is_answered_when_every_reactor_reached_it_and_the_next_waits() {
         let mut owner = Owner::new(ReactorId(1), 2);
         let mut post = Post::default();
         let unit = UnitId(3);
-        owner.ask(ReactorId(0), ticket(0), unit, Change::Reset, &mut post);
-        owner.ask(ReactorId(1), ticket(1), unit, Change::Reset, &mut post);
+        owner.ask(ReactorId(0), ticket(0), unit, reset(0), &mut post);
+        owner.ask(ReactorId(1), ticket(1), unit, reset(1), &mut post);
         assert_eq!(
             post.0.len(),
             2,

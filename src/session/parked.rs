@@ -25,6 +25,13 @@ struct ParkedCommand {
     spent: bool,
 }
 
+/// Commands that were aborted before they came: those before this CmdSN, of one LUN (an index) or of all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Forsaken {
+    unit: Option<u16>,
+    before: SerialNumber,
+}
+
 impl Session {
     /// Keeps a command until its turn comes.
     pub(super) fn park(
@@ -101,7 +108,7 @@ impl Session {
     pub(super) fn plug(&mut self, home: &mut Home, cmd_sn: SerialNumber) {
         if let Some(at) = self.parked.iter().position(|p| p.cmd_sn == cmd_sn) {
             let parked = self.parked.swap_remove(at);
-            self.forget_parked(parked);
+            self.forget_parked(home, parked);
         }
         if self.parked.len() < self.parked.capacity() {
             self.parked.push(Parked {
@@ -112,24 +119,63 @@ impl Session {
         self.run_parked(home);
     }
 
-    /// Drops parked commands for a LUN that come before `cmd_sn`: a function aborts them.
-    pub(super) fn drop_parked(&mut self, lun: u64, cmd_sn: SerialNumber) {
+    /// Aborts what comes before `cmd_sn` but is not running yet: parked commands, and those that are still
+    /// missing. They are answered no more, so nothing is to be waited for (sections 4.2.3.3 and 11.5.1). Of
+    /// one LUN; `None`: of all. False: there were too many such functions.
+    pub(super) fn forsake(
+        &mut self,
+        home: &mut Home,
+        unit: Option<u16>,
+        cmd_sn: SerialNumber,
+    ) -> bool {
+        let first = self.window.exp_cmd_sn();
+        let ahead = cmd_sn.distance_from(first);
+        if ahead == 0 || ahead > self.window.open() {
+            return true;
+        }
         for at in 0..self.parked.len() {
-            let parked = &mut self.parked[at];
+            let parked = &self.parked[at];
             let affected = parked.command.as_ref().is_some_and(|c| {
                 let bhs: &ScsiCommandBhs = header(&c.header);
-                bhs.opcode & 0x3f == Opcode::SCSI_COMMAND.0 && bhs.lun.get() == lun
+                bhs.opcode & 0x3f == Opcode::SCSI_COMMAND.0
+                    && (unit.is_none() || self.luns.find(bhs.lun.get()) == unit)
             });
             if affected && parked.cmd_sn.is_before(cmd_sn) {
-                let command = parked.command.take();
-                self.forget_parked(Parked { cmd_sn, command });
+                let (cmd_sn, command) = (parked.cmd_sn, self.parked[at].command.take());
+                self.forget_parked(home, Parked { cmd_sn, command });
             }
         }
+        self.forsaken.retain(|f| first.is_before(f.before));
+        if let Some(same) = self.forsaken.iter_mut().find(|f| f.unit == unit) {
+            if same.before.is_before(cmd_sn) {
+                same.before = cmd_sn;
+            }
+        } else if self.forsaken.len() < self.forsaken.capacity() {
+            let before = cmd_sn;
+            self.forsaken.push(Forsaken { unit, before });
+        } else {
+            return false;
+        }
+        true
     }
 
-    pub(super) fn forget_parked(&mut self, parked: Parked) {
-        if let Some((buffer, _)) = parked.command.and_then(|c| c.data) {
-            self.memory -= buffer.len();
+    /// Whether a function has aborted this command before it came.
+    pub(super) fn is_forsaken(&self, bhs: &ScsiCommandBhs) -> bool {
+        let cmd_sn = SerialNumber(bhs.cmd_sn.get());
+        !self.forsaken.is_empty()
+            && self.forsaken.iter().any(|f| {
+                cmd_sn.is_before(f.before)
+                    && (f.unit.is_none() || f.unit == self.luns.find(bhs.lun.get()))
+            })
+    }
+
+    /// A parked command will not be carried out.
+    pub(super) fn forget_parked(&mut self, home: &mut Home, parked: Parked) {
+        if let Some(command) = parked.command
+            && let Some((buffer, len)) = command.data
+        {
+            let spent = command.spent;
+            self.forget_received(home, Received::Own { buffer, len, spent });
         }
     }
 }

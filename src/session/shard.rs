@@ -77,7 +77,8 @@ impl Shard {
         }
     }
 
-    /// Makes a logical unit known here, or replaces its snapshot and backend.
+    /// Makes a logical unit known here, or replaces its snapshot (unless the one here is of a later
+    /// generation) and its backend. What the old backend has in flight ends there.
     pub fn attach_unit(&mut self, id: UnitId, unit: Arc<LogicalUnit>, backend: Box<dyn Backend>) {
         self.home.units.attach(id, unit, backend);
     }

@@ -152,6 +152,16 @@ impl Session {
     ) -> Option<Outcome> {
         let index = self.key.index;
         let task = self.tasks.get_mut(slot);
+        // Each portion goes by the snapshot of now: a change that was published after the command began
+        // must not wait for all of it (its data-out may never come), and must hold once it is answered.
+        let attached = task.unit.and_then(|u| self.luns.unit(u));
+        if let Some(attached) = attached.and_then(|id| home.units.get(id))
+            && let Some(command) = task.command.as_mut()
+            && let Err(sense) = command.permit(&attached.unit, io)
+        {
+            self.answer(home, slot, Status::CheckCondition(sense));
+            return None;
+        }
         let buffer = match which {
             Some(Which::Data) => task.data.take(),
             Some(Which::Scratch) => task.scratch.take(),
@@ -217,15 +227,20 @@ impl Session {
             State::Aborted { .. } => {
                 self.memory -= completion.buffer.as_ref().map_or(0, Buffer::len);
                 drop(completion);
-                let task = self.tasks.get_mut(slot);
-                task.state = State::Aborted { in_flight: false };
-                let waiters = std::mem::take(&mut task.waiters);
-                self.leave(home, slot);
-                self.release_if_over(home, slot);
-                self.task_management_progress(waiters, home);
+                self.abort_ended(home, slot);
             }
             _ => debug_assert!(false, "a completion for a task that has none"),
         }
+    }
+
+    /// Nothing of an aborted task can take effect any more.
+    fn abort_ended(&mut self, home: &mut Home, slot: u16) {
+        let task = self.tasks.get_mut(slot);
+        task.state = State::Aborted { in_flight: false };
+        let waiters = std::mem::take(&mut task.waiters);
+        self.leave(home, slot);
+        self.release_if_over(home, slot);
+        self.task_management_progress(waiters, home);
     }
 
     fn ask_owner(&mut self, home: &mut Home, slot: u16, request: OwnerRequest) {
@@ -249,10 +264,16 @@ impl Session {
 
     /// The owner's change holds everywhere.
     pub(super) fn owner_answered(&mut self, home: &mut Home, slot: u16, generation: u32) {
-        let task = self.tasks.lookup(slot, generation);
-        if task.is_some_and(|t| t.state == State::AwaitOwner) {
-            self.tasks.get_mut(slot).state = State::Running;
-            self.drive(home, slot, Outcome::OwnerDone);
+        let Some(task) = self.tasks.lookup(slot, generation) else {
+            return;
+        };
+        match task.state {
+            State::AwaitOwner => {
+                self.tasks.get_mut(slot).state = State::Running;
+                self.drive(home, slot, Outcome::OwnerDone);
+            }
+            State::AbortedAtOwner => self.abort_ended(home, slot),
+            _ => {}
         }
     }
 

@@ -50,6 +50,8 @@ pub(super) enum State {
         /// The backend still has an operation of it.
         in_flight: bool,
     },
+    /// Aborted, no answer; but the owner core may still make the change it asked for.
+    AbortedAtOwner,
 }
 
 /// What a waiting task needs.
@@ -132,8 +134,17 @@ impl Task {
     pub(super) const fn is_running(&self) -> bool {
         !matches!(
             self.state,
-            State::Free | State::Answering(_) | State::Answered | State::Aborted { .. }
+            State::Free
+                | State::Answering(_)
+                | State::Answered
+                | State::Aborted { .. }
+                | State::AbortedAtOwner
         )
+    }
+
+    /// Whether something of it may still take effect after it was aborted.
+    pub(super) const fn is_held(&self) -> bool {
+        self.is_in_flight() || matches!(self.state, State::AwaitOwner | State::AbortedAtOwner)
     }
 
     /// Whether the backend has an operation of it.

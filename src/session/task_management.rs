@@ -10,7 +10,7 @@ use super::home::Home;
 use super::owner::{Asker, Change, Message, NexusId, Ticket};
 use super::task::{State, Task};
 use super::transmit::Out;
-use super::{ReactorId, UnitId};
+use super::{Phase, ReactorId, UnitId};
 use crate::pdu::bhs::TaskManagementRequestBhs;
 use crate::pdu::code::{
     RejectReason, TaskManagementFunction as Function, TaskManagementResponse as Response,
@@ -85,29 +85,43 @@ impl Session {
                 let Some(lun) = lun else {
                     return Response::LUN_DOES_NOT_EXIST;
                 };
-                self.drop_parked(bhs.lun.get(), SerialNumber(bhs.cmd_sn.get()));
+                if !self.forsake(home, Some(lun), SerialNumber(bhs.cmd_sn.get())) {
+                    return Response::FUNCTION_REJECTED;
+                }
                 self.abort_lun(home, index, lun);
-                let me = NexusId {
-                    reactor: home.reactor,
-                    session: self.key,
-                };
+                let by = self.nexus_id(home);
                 match function {
                     Function::CLEAR_TASK_SET => {
-                        self.ask(home, index, lun, Change::ClearTaskSet { by: me });
+                        self.ask(home, index, lun, Change::ClearTaskSet { by });
                     }
-                    Function::LOGICAL_UNIT_RESET => self.ask(home, index, lun, Change::Reset),
+                    Function::LOGICAL_UNIT_RESET => {
+                        self.ask(home, index, lun, Change::Reset { by })
+                    }
                     _ => {}
                 }
                 Response::FUNCTION_COMPLETE
             }
             Function::TARGET_WARM_RESET | Function::TARGET_COLD_RESET => {
+                if !self.forsake(home, None, SerialNumber(bhs.cmd_sn.get())) {
+                    return Response::FUNCTION_REJECTED;
+                }
+                let by = self.nexus_id(home);
                 for lun in self.luns.indices() {
-                    self.ask(home, index, lun, Change::Reset);
+                    self.abort_lun(home, index, lun);
+                    self.ask(home, index, lun, Change::Reset { by });
                 }
                 Response::FUNCTION_COMPLETE
             }
             Function::TASK_REASSIGN => Response::TASK_REASSIGN_NOT_SUPPORTED,
             _ => Response::FUNCTION_NOT_SUPPORTED,
+        }
+    }
+
+    /// What this session is on any core.
+    pub(super) fn nexus_id(&self, home: &Home) -> NexusId {
+        NexusId {
+            reactor: home.reactor,
+            session: self.key,
         }
     }
 
@@ -181,17 +195,19 @@ impl Session {
         }
     }
 
-    /// Ends a task without an answer, unless its answer is on its way already. True: an operation of it is
-    /// still with the backend.
+    /// Ends a task without an answer, unless its answer is on its way already. True: something of it may
+    /// still take effect, because the backend or the unit's owner has it.
     pub(super) fn abort(&mut self, home: &mut Home, slot: u16) -> bool {
         let key = self.key;
         let task = self.tasks.get_mut(slot);
         if !task.is_running() {
-            return task.is_in_flight();
+            return task.is_held();
         }
         home.count(Event::TaskAborted);
         let in_flight = task.is_in_flight();
         let was_dormant = task.state == State::Dormant;
+        // Nobody is told when nobody is there any more.
+        let at_owner = task.state == State::AwaitOwner && self.phase != Phase::Draining;
         task.state = State::Aborted { in_flight };
         task.out.forget();
         task.data_in.left = 0;
@@ -200,6 +216,10 @@ impl Session {
             if let Some(id) = unit.and_then(|u| self.luns.unit(u)) {
                 home.units.cancel(id, io_tag(key.index, slot, generation));
             }
+            return true;
+        }
+        if at_owner {
+            self.tasks.get_mut(slot).state = State::AbortedAtOwner;
             return true;
         }
         if was_dormant {
@@ -217,15 +237,14 @@ impl Session {
         let Some(lun) = self.luns.of_unit(id) else {
             return 0;
         };
-        let mine = matches!(change, Change::ClearTaskSet { by }
-            if by.reactor == home.reactor && by.session == self.key);
-        if mine {
-            // Its own tasks were aborted when it asked; younger ones are not affected.
-            return 0;
-        }
+        // Its own tasks were aborted when it asked, and it waits for them itself; younger ones are not
+        // affected: it would not know.
+        let mine = matches!(change, Change::ClearTaskSet { by } | Change::Reset { by }
+            if by == self.nexus_id(home));
         let mut remaining = 0;
         let mut aborted = false;
-        for slot in self.tasks.slots() {
+        let slots = if mine { 0..0 } else { self.tasks.slots() };
+        for slot in slots {
             let task = self.tasks.get(slot);
             if task.state == State::Free || task.unit != Some(lun) {
                 continue;
@@ -242,7 +261,8 @@ impl Session {
         }
         let nexus = &mut self.luns.at(Some(lun)).nexus;
         match change {
-            Change::Reset => {
+            // SAM-2 has TARGET RESET tell the same: BUS DEVICE RESET FUNCTION OCCURRED.
+            Change::Reset { .. } => {
                 nexus.prevent_removal(false);
                 nexus.raise(UnitAttention::LunReset);
             }
@@ -278,17 +298,33 @@ impl Session {
             }
             function.active = false;
             let done = *function;
-            let response = Response::FUNCTION_COMPLETE;
-            self.say_function(home, done.initiator_task_tag, response, done.numbered);
-            if done.cold
-                && let Some(target) = &self.facts.target
-            {
-                for reactor in 0..home.reactors.max(1) {
-                    let target = target.clone();
-                    home.mail
-                        .send(ReactorId(reactor), Message::EndTarget { target });
-                }
+            if self.phase != Phase::Draining {
+                let response = Response::FUNCTION_COMPLETE;
+                self.say_function(home, done.initiator_task_tag, response, done.numbered);
             }
+            if done.cold {
+                self.end_target(home);
+            }
+        }
+    }
+
+    /// After TARGET COLD RESET: every session of the target ends (section 11.5.1), this one when the answer
+    /// has left. New ones find what a power-on leaves: POWER ON, RESET, OR BUS DEVICE RESET OCCURRED.
+    fn end_target(&mut self, home: &mut Home) {
+        let Some(target) = &self.facts.target else {
+            return;
+        };
+        let except = self.nexus_id(home);
+        for reactor in 0..home.reactors.max(1) {
+            let target = target.clone();
+            home.mail
+                .send(ReactorId(reactor), Message::EndTarget { target, except });
+        }
+        if self.phase == Phase::Open
+            && let Some(Out::TaskManagement { last, .. }) = self.tx.queue.back_mut()
+        {
+            *last = true;
+            self.phase = Phase::Ending;
         }
     }
 
@@ -296,6 +332,7 @@ impl Session {
         self.tx.say(Out::TaskManagement {
             initiator_task_tag: tag,
             response,
+            last: false,
             numbered,
         });
         self.make_ready(home);

@@ -68,6 +68,8 @@ pub(super) enum Out {
     TaskManagement {
         initiator_task_tag: u32,
         response: TaskManagementResponse,
+        /// The connection ends with it.
+        last: bool,
         numbered: bool,
     },
     Logout {

@@ -10,6 +10,7 @@ use crate::scsi::LogicalUnit;
 /// A barrier that waits for operations in flight here.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Passing {
+    pub(super) unit: UnitId,
     pub(super) owner: ReactorId,
     pub(super) barrier: u64,
     /// Operations that must end first.
@@ -21,7 +22,6 @@ pub(super) struct AttachedUnit {
     pub(super) unit: Arc<LogicalUnit>,
     backend: Box<dyn Backend>,
     polled: bool,
-    pub(super) passing: Option<Passing>,
 }
 
 /// All units of one core, by [`UnitId`].
@@ -30,6 +30,8 @@ pub(super) struct Units {
     units: Vec<Option<AttachedUnit>>,
     /// Those whose backend has work in flight.
     busy: Vec<UnitId>,
+    /// Backends that were replaced while they had operations in flight.
+    leaving: Vec<Box<dyn Backend>>,
 }
 
 impl Units {
@@ -40,11 +42,20 @@ impl Units {
         }
         self.busy.retain(|b| *b != id);
         self.busy.reserve(self.units.len());
+        let mut unit = unit;
+        if let Some(old) = self.units[index].take() {
+            if old.unit.generation > unit.generation {
+                // A barrier has passed since this snapshot was made.
+                unit = old.unit;
+            }
+            if old.backend.in_flight() > 0 {
+                self.leaving.push(old.backend);
+            }
+        }
         self.units[index] = Some(AttachedUnit {
             unit,
             backend,
             polled: false,
-            passing: None,
         });
     }
 
@@ -88,6 +99,10 @@ impl Units {
 
     /// Collects what backends with work in flight have finished.
     pub(super) fn poll(&mut self, finished: &mut Vec<Completion>) {
+        self.leaving.retain_mut(|backend| {
+            backend.poll(&mut |completion| finished.push(completion));
+            backend.in_flight() > 0
+        });
         let units = &mut self.units;
         self.busy.retain(|id| {
             let Some(Some(unit)) = units.get_mut(id.0 as usize) else {
@@ -102,6 +117,6 @@ impl Units {
 
     /// Whether any backend has work in flight.
     pub(super) fn is_busy(&self) -> bool {
-        !self.busy.is_empty()
+        !(self.busy.is_empty() && self.leaving.is_empty())
     }
 }
