@@ -17,6 +17,8 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
@@ -26,7 +28,7 @@ use common::random::Random;
 use common::wire::{Daemon, Peer, config, ending, ram};
 use ringtgt::control::config::Storage;
 use ringtgt::control::{BackendKind, PollPolicy, Settings};
-use ringtgt::initiator::{Command, DigestOffer, Offers, Payload, wire_lun};
+use ringtgt::initiator::{Command, DigestOffer, Initiator, Offers, Payload, wire_lun};
 use ringtgt::sys::ring;
 
 struct Counting;
@@ -38,6 +40,8 @@ static COUNTING: Counting = Counting;
 static ARMED: AtomicBool = AtomicBool::new(false);
 /// Those of reactor threads.
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+/// Their bytes.
+static BYTES: AtomicU64 = AtomicU64::new(0);
 /// Where the first one came from.
 static FIRST: Mutex<Option<Backtrace>> = Mutex::new(None);
 
@@ -64,7 +68,7 @@ fn kind_by_name() -> Kind {
     }
 }
 
-fn note() {
+fn note(bytes: usize) {
     if !ARMED.load(SeqCst) {
         return;
     }
@@ -75,6 +79,7 @@ fn note() {
     if KIND.get() != Kind::Reactor {
         return;
     }
+    BYTES.fetch_add(bytes as u64, SeqCst);
     // Remembering where allocates too.
     KIND.set(Kind::Other);
     if ALLOCATIONS.fetch_add(1, SeqCst) == 0 {
@@ -86,7 +91,7 @@ fn note() {
 // SAFETY: everything is handed to the system's allocator unchanged; counting touches nothing of it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note();
+        note(layout.size());
         // SAFETY: as the caller promised.
         unsafe { System.alloc(layout) }
     }
@@ -95,7 +100,7 @@ unsafe impl GlobalAlloc for Counting {
         unsafe { System.dealloc(pointer, layout) }
     }
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        note();
+        note(size);
         // SAFETY: as the caller promised.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -104,6 +109,7 @@ unsafe impl GlobalAlloc for Counting {
 /// Runs `work`; gives the allocations of reactor threads meanwhile, and where the first came from.
 fn count(work: impl FnOnce()) -> (u64, Option<Backtrace>) {
     ALLOCATIONS.store(0, SeqCst);
+    BYTES.store(0, SeqCst);
     ARMED.store(true, SeqCst);
     work();
     ARMED.store(false, SeqCst);
@@ -246,9 +252,39 @@ fn reactors_allocate_nothing(storage: &Storage, load: Load) {
     }
 }
 
+/// Nothing before login costs more than a few KiB.
+fn half_open_logins_cost_little() {
+    const CONNECTIONS: u32 = 100;
+    let load = SHORT;
+    let daemon = Daemon::start(ram(DISK), load.poll, load.pool, Settings::default());
+    let first = Initiator::new(config(1)).poll_transmit().to_vec();
+    for sent in [24, first.len()] {
+        let mut streams = Vec::new();
+        count(|| {
+            for _ in 0..CONNECTIONS {
+                let mut stream = TcpStream::connect(daemon.address).expect("it listens");
+                stream.write_all(&first[..sent]).unwrap();
+                if sent > 48 {
+                    // It is answered, and so the target knows all of it.
+                    stream.read_exact(&mut [0; 48]).unwrap();
+                }
+                streams.push(stream);
+            }
+            let all = || daemon.connections() == (CONNECTIONS, CONNECTIONS);
+            daemon.wait_until("all are accepted", all);
+        });
+        let each = BYTES.load(SeqCst) / u64::from(CONNECTIONS);
+        assert!(each < 8 * 1024, "{each} bytes for {sent} bytes of a login");
+        drop(streams);
+        daemon.wait_until_alone();
+    }
+    daemon.stop();
+}
+
 /// One test, as what is counted belongs to the whole process.
 #[test]
-fn reactors_allocate_nothing_per_command() {
+fn reactors_allocate_nothing_per_command_and_little_per_login() {
+    half_open_logins_cost_little();
     reactors_allocate_nothing(&ram(DISK), LONG);
     for poll in [PollPolicy::Event, PollPolicy::Busy] {
         reactors_allocate_nothing(&ram(DISK), Load { poll, ..SHORT });

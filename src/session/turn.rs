@@ -12,8 +12,9 @@ impl Shard {
             };
             if let Some(session) = session_mut(&mut self.sessions, key) {
                 session.in_backlog = false;
-                if session.run_received(&mut self.home).is_err() {
+                if let Err(error) = session.run_received(&mut self.home) {
                     session.phase = Phase::Ending;
+                    session.fault = Some(error);
                     session.request_close(&mut self.home);
                 }
             }

@@ -303,3 +303,21 @@ fn a_data_segment_longer_than_declared_ends_the_connection() {
     siege.daemon.wait_for_count("protocol_errors", 1);
     siege.holds("a long data segment");
 }
+
+#[test]
+fn a_stream_that_goes_wrong_after_a_turn_full_of_pdus_is_counted_too() {
+    let mut siege = Siege::new();
+    let mut peer = siege.attacker();
+    for _ in 0..1000 {
+        let mut bhs = nop_out(NO_TAG);
+        bhs.opcode |= IMMEDIATE;
+        peer.put(&bhs, &[]);
+    }
+    let mut bhs = command(TAG, READ | FINAL, 512, read_10(0, 1));
+    bhs.data_segment_length = [0xff; 3];
+    peer.initiator.send_raw(&raw::bytes(&bhs));
+    assert!(peer.is_closed());
+    siege.daemon.wait_for_count("pdus_received", 1000);
+    siege.daemon.wait_for_count("protocol_errors", 1);
+    siege.holds("a bad header behind 1000 pings");
+}

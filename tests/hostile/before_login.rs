@@ -82,6 +82,7 @@ fn what_is_no_iscsi_ends_its_connection() {
         say(&siege, &random.bytes(len), true);
         siege.daemon.wait_for_count("logins_failed", before + 1);
     }
+    siege.daemon.wait_for_count("logins_foreign", 100);
     siege.holds("noise");
 }
 
@@ -102,6 +103,8 @@ fn no_opcode_but_login_is_taken_before_login() {
             is_refused(&siege, &format!("{first:#x} within"), &bytes);
         }
     }
+    siege.daemon.wait_for_count("logins_foreign", 252);
+    siege.daemon.wait_for_count("logins_refused", 15);
     siege.holds("other opcodes");
 }
 
@@ -118,6 +121,7 @@ fn lengths_beyond_the_bounds_are_refused_by_their_header() {
         pdu[place].copy_from_slice(value);
         is_refused(&siege, what, &pdu[..48]);
     }
+    siege.daemon.wait_for_count("logins_refused", 4);
     siege.holds("lengths");
 }
 
@@ -149,6 +153,7 @@ fn text_without_end_is_refused() {
         assert!(answered < 16, "64 KiB of text are taken");
     }
     siege.daemon.wait_for_count("logins_failed", before + 1);
+    siege.daemon.wait_for_count("logins_refused", 1);
     siege.holds("a flood of text");
 }
 
@@ -190,6 +195,7 @@ fn keys_beyond_the_limits_are_refused_or_not_understood() {
         let answer = is_refused(&siege, what, &login_with(&text, false, 0));
         assert_eq!(status(&answer) >> 8, 2, "{what}: the initiator's fault");
     }
+    siege.daemon.wait_for_count("logins_refused", 7);
     siege.holds("strange keys");
 }
 
@@ -211,5 +217,6 @@ fn whoever_stops_in_the_middle_is_closed_at_the_deadline() {
         }
     });
     siege.daemon.wait_for_count("logins_failed", 4);
+    siege.daemon.wait_for_count("logins_late", 4);
     siege.holds("silence");
 }
