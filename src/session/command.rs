@@ -139,7 +139,7 @@ impl Session {
             }
             Received::Gone { .. } => return Some(INSUFFICIENT_RESOURCES),
             Received::Bytes(_) | Received::Own { .. } => {
-                let landed = self.land(home, slot, wanted, limit as usize);
+                let landed = self.land(home, slot, (wanted, limit as usize), 0);
                 let bytes = data.bytes().unwrap_or_default();
                 if let Some(buffer) = self.tasks.get_mut(slot).data.as_mut()
                     && landed

@@ -59,7 +59,12 @@ impl Session {
                 _ => Placement::Stale,
             };
         }
-        if out.failed.is_some() || matches!(task.state, State::Absorbing(_)) {
+        // A command that has begun without waiting for its data-out does not want it, and uses the buffer.
+        let busy = matches!(
+            task.state,
+            State::Absorbing(_) | State::InFlight(_) | State::Sending | State::AwaitOwner
+        );
+        if out.failed.is_some() || busy {
             return Placement::Absorb { slot };
         }
         if bhs.data_sn.get() != out.unsolicited_sn {
@@ -254,7 +259,8 @@ impl Session {
             return true;
         }
         let least = (remaining.min(granularity.max(LEAST)) as usize).min(wanted);
-        self.land(home, slot, wanted, least)
+        let apart = self.dormant_memory();
+        self.land(home, slot, (wanted, least), apart)
     }
 }
 

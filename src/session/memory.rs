@@ -60,13 +60,20 @@ impl Session {
         }
     }
 
-    /// A data buffer for a write: `wanted` bytes, else the promised chunk, else at least `least`.
-    pub(super) fn land(&mut self, home: &mut Home, slot: u16, wanted: usize, least: usize) -> bool {
+    /// A data buffer for a write: `wanted` bytes, else the promised chunk, else at least `least`. `apart`: as
+    /// in [`Self::take_memory`].
+    pub(super) fn land(
+        &mut self,
+        home: &mut Home,
+        slot: u16,
+        (wanted, least): (usize, usize),
+        apart: usize,
+    ) -> bool {
         let promised = self.tasks.get(slot).promised;
         let mut buffer = None;
         if wanted > CHUNK || !promised {
             let least = if promised { wanted } else { least };
-            buffer = self.take_memory(home, wanted, least, 0);
+            buffer = self.take_memory(home, wanted, least, apart);
         }
         if buffer.is_none() && promised {
             self.tasks.get_mut(slot).promised = false;
@@ -136,18 +143,26 @@ impl Session {
         }
     }
 
-    /// Pool memory, within what this session may hold and behind those who wait already.
+    /// What tasks hold that wait for older ones: it comes back only when those have ended, so it must not
+    /// keep memory from them.
+    pub(super) fn dormant_memory(&self) -> usize {
+        let dormant = self.dormant.iter();
+        dormant.map(|&slot| self.tasks.get(slot).memory()).sum()
+    }
+
+    /// Pool memory, within what this session may hold and behind those who wait already. `apart`: bytes it
+    /// holds that do not count, because they are replaced or will not come back before.
     pub(super) fn take_memory(
         &mut self,
         home: &mut Home,
         wanted: usize,
         least: usize,
-        held: usize,
+        apart: usize,
     ) -> Option<Buffer> {
         if least > LARGEST {
             return None;
         }
-        let others = self.memory - held;
+        let others = self.memory - apart;
         let room = self.room(home, others);
         if least > room {
             return None;

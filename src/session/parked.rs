@@ -160,13 +160,15 @@ impl Session {
     }
 
     /// Whether a function has aborted this command before it came.
-    pub(super) fn is_forsaken(&self, bhs: &ScsiCommandBhs) -> bool {
+    pub(super) fn is_forsaken(&mut self, bhs: &ScsiCommandBhs) -> bool {
+        if self.forsaken.is_empty() {
+            return false;
+        }
         let cmd_sn = SerialNumber(bhs.cmd_sn.get());
-        !self.forsaken.is_empty()
-            && self.forsaken.iter().any(|f| {
-                cmd_sn.is_before(f.before)
-                    && (f.unit.is_none() || f.unit == self.luns.find(bhs.lun.get()))
-            })
+        // Commands come in order: what is over now must not have a say half a circle of CmdSNs later.
+        self.forsaken.retain(|f| cmd_sn.is_before(f.before));
+        let unit = self.luns.find(bhs.lun.get());
+        (self.forsaken.iter()).any(|f| f.unit.is_none() || f.unit == unit)
     }
 
     /// A parked command will not be carried out.

@@ -69,6 +69,7 @@ impl Session {
             } => self.need_data_out(home, slot, (remaining, granularity)),
             Step::Io { io, buffer } => self.submit(home, slot, io, buffer),
             Step::Send { len, status } => {
+                self.rx.forget_task(slot);
                 self.tasks.get_mut(slot).data_in.load(len);
                 match status {
                     Some(status) => self.answer(home, slot, status),
@@ -102,7 +103,8 @@ impl Session {
         let least_bytes = (least as usize).min(want);
         let held = self.tasks.get(slot).data.as_ref().map_or(0, Buffer::len);
         if held < least_bytes.max(1) {
-            let Some(buffer) = self.take_memory(home, want, least_bytes, held) else {
+            let apart = held + self.dormant_memory();
+            let Some(buffer) = self.take_memory(home, want, least_bytes, apart) else {
                 self.wait_for_memory(home, slot, Need::Buffer { wanted, least });
                 return None;
             };
@@ -124,7 +126,8 @@ impl Session {
         let mut held = self.tasks.get(slot).scratch.as_ref().map_or(0, Buffer::len);
         if held < (least as usize).max(1) {
             let least_bytes = (least as usize).min(want);
-            let mut buffer = self.take_memory(home, want, least_bytes, held);
+            let apart = held + self.dormant_memory();
+            let mut buffer = self.take_memory(home, want, least_bytes, apart);
             if buffer.is_none() {
                 // The pool keeps a chunk for this, so that who compares always gets on.
                 buffer = home.pool.take_scratch(least_bytes);
@@ -161,6 +164,10 @@ impl Session {
         {
             self.answer(home, slot, Status::CheckCondition(sense));
             return None;
+        }
+        if which == Some(Which::Data) {
+            // Data-out that a command did not wait for must not be received into what is not here.
+            self.rx.forget_task(slot);
         }
         let buffer = match which {
             Some(Which::Data) => task.data.take(),

@@ -4,6 +4,7 @@ mod commands;
 mod cores;
 mod functions;
 mod memory;
+mod trouble;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
