@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -221,6 +222,31 @@ impl Disk {
             BlockError::FlushFailed
         })?;
         self.confirm(true)
+    }
+}
+
+/// One backend's own view of failed write-backs. The kernel tells of one once to each open file description,
+/// and all cores share the one that they write and flush through: of two flushes at a time one hears of the
+/// failure, the other one succeeds, perhaps on another core, and perhaps is judged first.
+#[derive(Debug)]
+pub(super) struct Witness(Option<File>);
+
+impl Witness {
+    /// A witness for `disk`, where the page cache has a part in it.
+    pub(super) fn of(disk: &Disk) -> Self {
+        let cached = !disk.direct && !disk.in_memory && !disk.geometry.read_only;
+        // Opening anything else, a pipe for one, could wait.
+        let opens = |kind: std::fs::FileType| kind.is_file() || kind.is_block_device();
+        let known = cached && disk.file.metadata().is_ok_and(|m| opens(m.file_type()));
+        Self(known.then(|| file::reopen(&disk.file).ok()).flatten())
+    }
+
+    /// What the success of an operation that promised to be stable is worth. To be asked after it ended.
+    pub(super) fn confirm(&self, disk: &Disk) -> Result<(), BlockError> {
+        if self.0.as_ref().is_some_and(file::write_back_failed) {
+            disk.poison();
+        }
+        disk.confirm(true)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::disk::Disk;
+use super::disk::{Disk, Witness};
 use super::offload::{OffloadClient, Offloaded};
 use super::table::Table;
 use super::{
@@ -58,6 +58,7 @@ pub(super) fn flush_now(disk: &Disk) -> std::io::Result<()> {
 #[derive(Debug)]
 pub(super) struct FileBackend {
     disk: Arc<Disk>,
+    witness: Witness,
     offload: OffloadClient,
     table: Table<()>,
     cancelled: VecDeque<Completion>,
@@ -69,6 +70,7 @@ impl FileBackend {
         let medium: Arc<dyn Offloaded> = Arc::<Disk>::clone(disk);
         Self {
             disk: Arc::clone(disk),
+            witness: Witness::of(disk),
             offload: context.offload.client(medium, depth, context.waker.clone()),
             table: Table::new(depth),
             cancelled: VecDeque::with_capacity(depth as usize),
@@ -135,7 +137,16 @@ impl Backend for FileBackend {
             count += 1;
         }
         while let Some(back) = self.offload.poll() {
-            done(self.table.complete(back.index, back.result, back.loan));
+            let promised = match self.table.get_mut(back.index).io {
+                BlockIo::Flush => true,
+                BlockIo::Write { fua, .. } => self.disk.stable(fua),
+                BlockIo::Read(_) | BlockIo::Prefetch(_) => false,
+            };
+            let result = match back.result {
+                Ok(()) if promised => self.witness.confirm(&self.disk),
+                other => other,
+            };
+            done(self.table.complete(back.index, result, back.loan));
             count += 1;
         }
         count

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use super::disk::{AfterStable, Disk, after_stable, block_at, meaning};
+use super::disk::{AfterStable, Disk, Witness, after_stable, block_at, meaning};
 use super::file::{AtOnce, FileBackend, at_once, flush_now};
 use super::table::Table;
 use super::{
@@ -49,6 +49,7 @@ impl Medium for RingMedium {
         let depth = context.depth.max(1);
         Ok(Box::new(RingBackend {
             client: ring.client(Arc::clone(&self.disk.file), depth),
+            witness: Witness::of(&self.disk),
             disk: Arc::clone(&self.disk),
             table: Table::new(depth),
             again: VecDeque::with_capacity(depth as usize),
@@ -94,6 +95,7 @@ enum Stage {
 #[derive(Debug)]
 struct RingBackend {
     disk: Arc<Disk>,
+    witness: Witness,
     client: RingClient,
     table: Table<Progress>,
     /// Operations that have more to do and found the ring full.
@@ -224,7 +226,10 @@ impl RingBackend {
             Next::Done(result) => {
                 let stage = self.table.get_mut(index).state.stage;
                 let promised = matches!(stage, Stage::Stable | Stage::Sync);
-                let result = result.and_then(|()| self.disk.confirm(promised));
+                let result = match result {
+                    Ok(()) if promised => self.witness.confirm(&self.disk),
+                    other => other,
+                };
                 done(self.table.complete(index, result, back.loan));
                 1
             }

@@ -95,6 +95,29 @@ pub fn prefetch(file: &File, offset: u64, len: u64) -> io::Result<()> {
     }
 }
 
+/// Another open file description of the same file, for reading. Each is told of a failed write-back for itself.
+///
+/// # Errors
+/// As `open`; ENOENT also where `/proc` is not mounted.
+pub fn reopen(file: &File) -> io::Result<File> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Whether the page cache could not write something of the file back, since it was opened so or last asked.
+/// Waits for nothing: no page is where it asks.
+#[must_use]
+pub fn write_back_failed(witness: &File) -> bool {
+    const BEYOND: i64 = 1 << 60;
+    let wait = libc::SYNC_FILE_RANGE_WAIT_BEFORE;
+    // SAFETY: a question about a descriptor; no memory is involved.
+    let result = unsafe { libc::sync_file_range(witness.as_raw_fd(), BEYOND, 1, wait) };
+    result != 0
+        && matches!(
+            io::Error::last_os_error().raw_os_error(),
+            Some(libc::EIO | libc::ENOSPC | libc::EDQUOT)
+        )
+}
+
 /// Takes an open-file-description lock on the whole file: for writing, or shared for reading. False when
 /// somebody else has one that excludes it. Held until the file is closed.
 ///

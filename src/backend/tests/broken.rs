@@ -141,3 +141,76 @@ fn no_room_is_told_as_such_and_is_no_reason_to_distrust_the_medium() {
         bench.expect(0, 8, 0);
     }
 }
+
+/// A block device on a file that finds no room: what the cache writes back to it is lost. `None`: not here.
+struct Losing {
+    directory: tempfile::TempDir,
+    device: String,
+}
+
+fn run(command: &str, arguments: &[&str]) -> Option<String> {
+    let mut command = std::process::Command::new(command);
+    let output = command.args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}
+
+impl Losing {
+    fn new() -> Option<Self> {
+        let directory = tempfile::tempdir().ok()?;
+        let place = directory.path().to_str()?;
+        run("mount", &["-t", "tmpfs", "-o", "size=64k", "none", place])?;
+        let mut this = Self {
+            device: String::new(),
+            directory,
+        };
+        let file = this.directory.path().join("f");
+        std::fs::File::create(&file)
+            .and_then(|f| f.set_len(CAPACITY * 512))
+            .ok()?;
+        this.device = run("losetup", &["-f", "--show", file.to_str()?])?;
+        Some(this)
+    }
+}
+
+impl Drop for Losing {
+    fn drop(&mut self) {
+        if !self.device.is_empty() {
+            let _ = run("losetup", &["-d", &self.device]);
+        }
+        let _ = run("umount", &["-l", &self.directory.path().to_string_lossy()]);
+    }
+}
+
+#[test]
+fn of_many_flushes_at_a_time_none_succeeds_when_what_was_written_is_lost() {
+    for through_ring in [true, false] {
+        let Some(losing) = Losing::new() else {
+            return;
+        };
+        let device = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&losing.device);
+        let disk = disk_on(device.expect("made a moment ago"), true);
+        let medium: Arc<dyn Medium> = if through_ring {
+            Arc::new(RingMedium::new(disk))
+        } else {
+            Arc::new(FileMedium::new(disk))
+        };
+        let mut benches: Vec<_> = (0..8).map(|_| Bench::new(Arc::clone(&medium))).collect();
+        for start in (0..CAPACITY).step_by(64) {
+            let result = benches[0].write(start, 64, 7, false);
+            assert_eq!(result, Ok(()), "it is in the cache");
+        }
+        for bench in &mut benches {
+            bench.submit(BlockIo::Flush, None).expect("room");
+            bench.turn();
+        }
+        for (n, bench) in benches.iter_mut().enumerate() {
+            bench.drain();
+            let result = bench.done.pop().expect("one").result;
+            assert_eq!(result, Err(BlockError::FlushFailed), "flush {n}");
+        }
+    }
+}
