@@ -289,6 +289,7 @@ impl Host {
                 3 => self.command(tag, WRITE, (0x2a, 256), 8192),
                 4 => self.command(tag, WRITE, (0x2a, 64), 32_768),
                 5 => self.ping(tag),
+                6 => self.command(tag, 0, (0x35, 0), 0),
                 _ => self.command(tag, READ, (0x28, 8), 0),
             }
         }

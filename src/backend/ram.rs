@@ -7,18 +7,21 @@ use super::{
 };
 use crate::buffer::Buffer;
 use crate::sys::copy::SharedMemory;
+use crate::sys::cpu;
+use crate::sys::hugepage::HUGE_PAGE;
 use crate::units::{BlockSize, Extent};
 
 /// Memory served as blocks.
 #[derive(Debug)]
 pub struct RamMedium {
-    memory: SharedMemory,
+    memory: Arc<SharedMemory>,
     geometry: Geometry,
     name: String,
 }
 
 impl RamMedium {
-    /// `bytes` of zeroes, in memory that is only taken when it is written.
+    /// `bytes` of zeroes. Where that leaves most of the free memory to others, a thread takes it from the kernel
+    /// in the background, so that writes soon find their pages there; else pages are taken when they are written.
     ///
     /// # Errors
     /// When there is no memory.
@@ -30,6 +33,10 @@ impl RamMedium {
     ) -> std::io::Result<Self> {
         let len = usize::try_from(bytes).map_err(std::io::Error::other)?;
         let (memory, _report) = SharedMemory::new(len, true)?;
+        let memory = Arc::new(memory);
+        if !read_only && bytes <= cpu::free_memory() / 4 {
+            populate_in_background(&memory, len);
+        }
         Ok(Self {
             memory,
             geometry: Geometry {
@@ -43,6 +50,25 @@ impl RamMedium {
             name: name.to_owned(),
         })
     }
+}
+
+/// Goes through the memory once, as long as it is in use, when the machine has nothing else to do.
+fn populate_in_background(memory: &Arc<SharedMemory>, len: usize) {
+    let memory = Arc::downgrade(memory);
+    let go_through = move || {
+        // Otherwise it is in the way, but not for long.
+        let _ = cpu::run_current_thread_last();
+        for start in (0..len).step_by(HUGE_PAGE) {
+            match memory.upgrade() {
+                Some(memory) => memory.populate(start, HUGE_PAGE),
+                None => return,
+            }
+        }
+    };
+    // Without it, pages come when they are written.
+    let _ = std::thread::Builder::new()
+        .name("ram-pages".to_owned())
+        .spawn(go_through);
 }
 
 impl Medium for RamMedium {

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -70,10 +71,14 @@ pub(super) fn run(config: &Config, announce: impl FnOnce(&Facts)) -> Result<(), 
     }
 }
 
+/// Signals within this time are one request: a signal to the process group that is also forwarded comes twice.
+const ONE_REQUEST: Duration = Duration::from_secs(1);
+
 /// A stop that hangs (a disk that does not answer) is ended by asking again.
 fn leave_at_second_signal(mut signals: Signals) {
+    let asked = Instant::now();
     for signal in signals.forever() {
-        if signal != SIGUSR1 {
+        if signal != SIGUSR1 && asked.elapsed() >= ONE_REQUEST {
             eprintln!("ringtgt: stopped before everything was finished and flushed");
             std::process::exit(i32::from(FAILED));
         }

@@ -19,6 +19,9 @@ const OFFLOAD_THREADS: usize = 8;
 /// Operations that wait for one of these threads.
 const OFFLOAD_QUEUE: usize = 1024;
 
+/// With so many cores to spare, one of them is idle when a worker wants it.
+const PLENTY: usize = 2;
+
 /// What the reactors are made from.
 pub(super) struct Plan<'a> {
     pub(super) config: &'a Config,
@@ -42,33 +45,20 @@ impl Plan<'_> {
     ) -> Result<Vec<JoinHandle<()>>, Failure> {
         let memory = self.memory(notes);
         let ring = self.ring(notes);
-        let mut starting = Vec::new();
         let mailboxes: Vec<_> = berths.iter().map(Berth::mailbox).collect();
-        for (index, (berth, around)) in berths.into_iter().zip(around).enumerate() {
-            let core = self.cores[index];
-            let node = numa::node_of_core(core);
-            let config = ReactorConfig {
-                id: ReactorId(u16::try_from(index).expect("there are at most 4096 cores")),
-                count: self.count(),
-                core,
-                poll: self.config.reactors.poll,
-                spin: self.config.reactors.spin.unwrap_or(SPIN),
-                pool: PoolConfig {
-                    bytes: memory,
-                    numa_node: node.filter(|_| numa::nodes() > 1),
-                    hugepages: true,
-                },
-                ring: ring.clone(),
-                login: self.settings.login,
-                limits: self.settings.sessions,
-                seats: self.seats.to_vec(),
-                offload: Arc::clone(offload),
-            };
-            starting.push(reactor::start(config, berth, around));
-        }
+        // All at once: making memory present takes longest.
+        let starting: Vec<_> = berths
+            .into_iter()
+            .zip(around)
+            .enumerate()
+            .map(|(index, (berth, around))| {
+                let config = self.reactor(index, memory, ring.clone(), Arc::clone(offload));
+                reactor::start(config, berth, around)
+            })
+            .collect();
         let mut threads = Vec::new();
-        let mut problems = Vec::new();
-        for (core, starting) in self.cores.iter().zip(starting) {
+        let mut failure = None;
+        for (index, starting) in starting.into_iter().enumerate() {
             match starting.and_then(Starting::wait) {
                 Ok((thread, report)) => {
                     threads.push(thread);
@@ -78,23 +68,64 @@ impl Plan<'_> {
                         }
                     }
                 }
-                Err(error) => problems.push(format!("the reactor on core {core}: {error}")),
+                Err(error) => {
+                    let core = self.cores[index];
+                    let sentence = format!("reactor {index} on core {core}: {error}");
+                    failure.get_or_insert(Failure::one(sentence));
+                }
             }
         }
-        if problems.is_empty() {
-            return Ok(threads);
+        match failure {
+            None => Ok(threads),
+            Some(failure) => {
+                stop_all(&mailboxes, threads);
+                Err(failure)
+            }
         }
-        stop_all(&mailboxes, threads);
-        Err(Failure(problems))
     }
 
-    /// Threads for what blocks, off the reactors' cores where there are others.
+    fn reactor(
+        &self,
+        index: usize,
+        memory: usize,
+        ring: Option<RingConfig>,
+        offload: Arc<OffloadPool>,
+    ) -> ReactorConfig {
+        let core = self.cores[index];
+        let node = numa::node_of_core(core);
+        ReactorConfig {
+            id: ReactorId(u16::try_from(index).expect("there are at most 4096 cores")),
+            count: self.count(),
+            core,
+            poll: self.config.reactors.poll,
+            spin: self.config.reactors.spin.unwrap_or(SPIN),
+            shares_core: self.spare_cores().is_empty(),
+            pool: PoolConfig {
+                bytes: memory,
+                numa_node: node.filter(|_| numa::nodes() > 1),
+                hugepages: true,
+            },
+            ring,
+            login: self.settings.login,
+            limits: self.settings.sessions,
+            seats: self.seats.to_vec(),
+            offload,
+        }
+    }
+
+    /// The cores for what blocks; none when it had better run where the reactors do.
+    fn spare_cores(&self) -> Vec<u32> {
+        let allowed = cpu::allowed_cores();
+        spare_cores(&allowed, self.cores)
+    }
+
+    /// Threads for what blocks.
     pub(super) fn offload(&self) -> Result<Arc<OffloadPool>, Failure> {
-        let spare: Vec<u32> = cpu::allowed_cores()
-            .into_iter()
-            .filter(|core| !self.cores.contains(core))
-            .collect();
-        OffloadPool::new(OFFLOAD_THREADS, OFFLOAD_QUEUE, &spare)
+        let mut cores = self.spare_cores();
+        if cores.is_empty() {
+            cores = self.cores.to_vec();
+        }
+        OffloadPool::new(OFFLOAD_THREADS, OFFLOAD_QUEUE, &cores)
             .map_err(|e| Failure::one(format!("threads for what blocks: {e}")))
     }
 
@@ -128,10 +159,6 @@ impl Plan<'_> {
             ));
             return None;
         }
-        let spare = cpu::allowed_cores()
-            .into_iter()
-            .filter(|core| !self.cores.contains(core))
-            .collect();
         let depth = |storage: &Storage| storage.queue_depth.unwrap_or(0);
         let entries = self
             .config
@@ -141,7 +168,7 @@ impl Plan<'_> {
             .fold(1024, u32::saturating_add);
         Some(RingConfig {
             entries: entries.min(self.settings.ring_entries),
-            worker_cores: spare,
+            worker_cores: self.spare_cores(),
         })
     }
 
@@ -170,6 +197,21 @@ impl Plan<'_> {
     }
 }
 
+/// The allowed cores without reactors, if there are at least [`PLENTY`].
+///
+/// A single one is where everything else of the machine runs, often a client that polls: an operation that
+/// waits there for the scheduler takes milliseconds, while on the reactor's own core a worker runs as soon as
+/// the reactor gives way (measured on 2 cores, 4 KiB buffered writes on ext4, on a
+/// loaded machine: 1.8 k/s against 7.6 k/s at depth 1, 4 k/s against 34 k/s at depth 32).
+fn spare_cores(allowed: &[u32], reactors: &[u32]) -> Vec<u32> {
+    let spare = allowed.iter().filter(|core| !reactors.contains(core));
+    let spare: Vec<u32> = spare.copied().collect();
+    if spare.len() < PLENTY {
+        return Vec::new();
+    }
+    spare
+}
+
 /// Ends the reactors that were started already.
 fn stop_all(mailboxes: &[reactor::Mailbox<reactor::Message>], threads: Vec<JoinHandle<()>>) {
     for mailbox in mailboxes {
@@ -179,5 +221,17 @@ fn stop_all(mailboxes: &[reactor::Mailbox<reactor::Message>], threads: Vec<JoinH
     }
     for thread in threads {
         let _ = thread.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_spare_core_is_not_enough_for_what_blocks() {
+        assert!(spare_cores(&[0, 1], &[0]).is_empty());
+        assert!(spare_cores(&[0, 1], &[0, 1]).is_empty());
+        assert_eq!(spare_cores(&[0, 1, 2, 3], &[1, 2]), [0, 3]);
     }
 }

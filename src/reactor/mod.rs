@@ -112,7 +112,7 @@ impl Reactor {
                 self.idle.worked()
             } else {
                 self.around.counters.idle_turns.add(1);
-                self.idle.idled(Instant::now)
+                self.idle.idled(self.shard.has_in_flight(), Instant::now)
             };
             match next {
                 Next::Spin if self.speculates() => {}
@@ -120,6 +120,7 @@ impl Reactor {
                     self.now = Instant::now();
                 }
                 Next::Spin | Next::Look => self.look(),
+                Next::GiveWay => self.give_way(),
                 Next::Sleep => self.sleep(),
             }
         }
@@ -190,9 +191,20 @@ impl Reactor {
         self.take_readiness(polled);
     }
 
+    /// Lets the threads that share the core do what blocks.
+    fn give_way(&mut self) {
+        let before = Instant::now();
+        std::thread::yield_now();
+        self.now = Instant::now();
+        self.idle
+            .gave_way(self.now.saturating_duration_since(before));
+    }
+
     /// Sleeps until a socket, the ring, a message or a deadline.
     fn sleep(&mut self) {
         if self.shard.has_work() {
+            // A task may be waiting for a queue that threads on this core make room in.
+            self.give_way();
             return;
         }
         if let Some(ring) = &self.ring {

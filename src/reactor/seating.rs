@@ -6,7 +6,7 @@ use super::arrival::{Connection, Phase, Wait};
 use super::message::{Identity, Reason, Request, What};
 use super::{Reactor, Seated};
 use crate::session::SessionKey;
-use crate::session::login::LoginStatus;
+use crate::session::login::{LoginError, LoginStatus};
 
 impl Reactor {
     /// The login is done but for its last answer: first the session it takes the place of must be gone
@@ -142,6 +142,19 @@ impl Reactor {
         }
     }
 
+    fn count_failed_login(&self, reason: Reason) {
+        let counters = &self.around.counters;
+        counters.logins_failed.add(1);
+        let why = match reason {
+            Reason::Login(LoginError::NotLogin(_)) => &counters.logins_foreign,
+            Reason::Login(LoginError::Refused(_)) => &counters.logins_refused,
+            Reason::Login(LoginError::Deadline) => &counters.logins_late,
+            Reason::Login(LoginError::TooMuchInput) => &counters.logins_flooded,
+            _ => return,
+        };
+        why.add(1);
+    }
+
     /// Ends a connection: its login is over, or its session begins to drain.
     pub(super) fn close(&mut self, slot: usize, reason: Reason) {
         if matches!(reason, Reason::Login(_)) {
@@ -153,7 +166,7 @@ impl Reactor {
         };
         match connection.phase {
             Phase::Login(entering) => {
-                self.around.counters.logins_failed.add(1);
+                self.count_failed_login(reason);
                 self.forget(entering.tsih);
                 self.report(connection.peer, What::LoginFailed(reason));
             }

@@ -39,6 +39,8 @@ pub struct ReactorConfig {
     pub poll: PollPolicy,
     /// How long `adaptive` spins.
     pub spin: Duration,
+    /// Whether what blocks runs on this core too: it is given way to then.
+    pub shares_core: bool,
     /// Its memory.
     pub pool: PoolConfig,
     /// Its ring; `None` where io_uring is denied or nobody needs it.
@@ -119,7 +121,7 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// A reactor that is about to be ready.
+/// A reactor that is getting ready.
 #[derive(Debug)]
 pub struct Starting {
     thread: JoinHandle<()>,
@@ -130,19 +132,21 @@ impl Starting {
     /// Waits until it is ready.
     ///
     /// # Errors
-    /// When it has no memory, no ring, or a medium cannot be attached. Then its thread is gone.
+    /// When it has no memory, no ring, or a medium cannot be attached.
     pub fn wait(self) -> io::Result<(JoinHandle<()>, Report)> {
-        match self.is_ready.recv() {
-            Ok(report) => report.map(|report| (self.thread, report)),
-            Err(_) => Err(io::Error::other("its thread ended while it started")),
-        }
+        let report = self.is_ready.recv().unwrap_or_else(|_| {
+            Err(io::Error::other(
+                "the reactor's thread ended while it started",
+            ))
+        });
+        report.map(|report| (self.thread, report))
     }
 }
 
-/// Starts a reactor in a thread of its own. Several can start at the same time.
+/// Starts a reactor in a thread of its own.
 ///
 /// # Errors
-/// When there is no thread.
+/// When there is no thread to be had.
 pub fn start(config: ReactorConfig, berth: Berth, around: Surroundings) -> io::Result<Starting> {
     let (ready, is_ready) = channel();
     let name = format!("reactor-{}", config.id.0);
@@ -191,10 +195,11 @@ impl Reactor {
         around: Surroundings,
     ) -> io::Result<(Self, Report)> {
         let mut notes = Vec::new();
+        // Before it is pinned: other cores help to make its pages present.
+        let (pool, report) = Pool::new(config.pool)?;
         if let Err(error) = pin_current_thread(config.core) {
             notes.push(format!("not pinned to core {}: {error}", config.core));
         }
-        let (pool, report) = Pool::new(config.pool)?;
         let ring = match &config.ring {
             None => None,
             Some(wanted) => {
@@ -244,7 +249,7 @@ impl Reactor {
             sending: Vec::with_capacity(EVENTS),
             is_blocked: false,
             login: config.login,
-            idle: Idle::new(config.poll, config.spin),
+            idle: Idle::new(config.poll, config.spin, config.shares_core),
             timer: Timer::new(now),
             now,
             stop: Stop::No,

@@ -125,7 +125,10 @@ impl Reactor {
         while let Some(key) = self.shard.poll_close_request() {
             work += 1;
             match self.sessions.get(&key).and_then(|seated| seated.slot) {
-                Some(slot) => self.close(slot, Reason::LoggedOut),
+                Some(slot) => {
+                    let fault = self.shard.fault(key);
+                    self.close(slot, fault.map_or(Reason::LoggedOut, Reason::Protocol));
+                }
                 None => self.shard.connection_lost(key),
             }
         }

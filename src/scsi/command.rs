@@ -207,6 +207,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::backend::BlockError;
     use crate::scsi::UnitAttention;
     use crate::scsi::opcodes::OPCODES;
     use crate::scsi::testing::{Rig, cdb};
@@ -333,6 +334,173 @@ mod tests {
             prop_assert_eq!(parts.status, whole.status);
             prop_assert_eq!(parts.data_in, whole.data_in);
         }
+    }
+
+    fn any_outcome() -> impl Strategy<Value = Outcome> {
+        let len = prop_oneof![Just(0), Just(512), 0..5000u32, Just(u32::MAX)];
+        let failed = prop::sample::select(vec![
+            BlockError::Gone,
+            BlockError::Cancelled,
+            BlockError::NoSpace,
+        ]);
+        prop_oneof![
+            Just(Outcome::Begin),
+            len.clone().prop_map(|len| Outcome::Buffer { len }),
+            len.clone().prop_map(|len| Outcome::Scratch { len }),
+            len.prop_map(|len| Outcome::DataOut { len }),
+            Just(Outcome::Io(Ok(()))),
+            failed.prop_map(|error| Outcome::Io(Err(error))),
+            Just(Outcome::Sent),
+            Just(Outcome::OwnerDone),
+        ]
+    }
+
+    proptest! {
+        /// Any outcomes in any order, with buffers that are not those promised: no panic, and no
+        /// operation outside the medium.
+        #[test]
+        fn outcomes_out_of_order_do_no_harm(
+            cdb in any_cdb(),
+            outcomes in prop::collection::vec(any_outcome(), 1..12),
+            sizes in (0..5000usize, 0..5000usize),
+            stopped in any::<bool>(),
+        ) {
+            let mut rig = Rig::new();
+            rig.unit.as_mut().unwrap().stopped = stopped;
+            let bounds = Bounds { data_in: 3000, data_out: 3000 };
+            let mut cx = Context {
+                unit: rig.unit.as_ref(),
+                nexus: &mut rig.nexus,
+                luns: &rig.luns,
+                port: crate::scsi::Port { target_name: "iqn", portal_group_tag: 1 },
+            };
+            let (mut data, mut scratch) = (vec![0; sizes.0], vec![0; sizes.1]);
+            let mut command = start(&cdb, bounds, &mut cx);
+            for outcome in outcomes {
+                let memory = Memory { data: &mut data, scratch: &mut scratch };
+                match command.resume(outcome, memory, &mut cx) {
+                    Step::Io { io: BlockIo::Read(e) | BlockIo::Write { extent: e, .. }, .. } => {
+                        prop_assert!(!e.is_empty() && e.end().0 <= 1024);
+                    }
+                    Step::Send { status: Some(_), .. } | Step::Done(_) => break,
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_that_answers_with_parameter_data_cuts_it_at_the_allocation_length() {
+        // CDB, and where the lowest byte of its ALLOCATION LENGTH is (the next higher one before it).
+        let requests: [(&[u8], usize, bool); 22] = [
+            (&[0x03, 0], 4, false),
+            (&[0x03, 1], 4, false),
+            (&[0x12], 4, true),
+            (&[0x12, 1, 0x00], 4, true),
+            (&[0x12, 1, 0x80], 4, true),
+            (&[0x12, 1, 0x83], 4, true),
+            (&[0x12, 1, 0x86], 4, true),
+            (&[0x12, 1, 0xb0], 4, true),
+            (&[0x12, 1, 0xb1], 4, true),
+            (&[0x12, 1, 0xb2], 4, true),
+            (&[0x1a, 0, 0x3f, 0xff], 4, false),
+            (&[0x5a, 0x10, 0x3f, 0xff], 8, true),
+            (&[0x5e, 0], 8, true),
+            (&[0x5e, 1], 8, true),
+            (&[0x5e, 2], 8, true),
+            (&[0x5e, 3], 8, true),
+            (&[0x9e, 0x10], 13, true),
+            (&[0xa0], 9, true),
+            (&[0xa3, 0x0c], 9, true),
+            (&[0xa3, 0x0c, 0x80], 9, true),
+            (&[0xa3, 0x0c, 0x81, 0x28], 9, true),
+            (&[0xa3, 0x0d, 0x80], 9, true),
+        ];
+        for (request, low, wide) in requests {
+            let ask = |len: usize, room: u32| {
+                let mut cdb = cdb(request);
+                let [high, low_byte] = u16::try_from(len).unwrap().to_be_bytes();
+                cdb[low] = low_byte;
+                if wide {
+                    cdb[low - 1] = high;
+                }
+                let bounds = Bounds {
+                    data_in: room,
+                    data_out: 0,
+                };
+                let done = Rig::new().run_with(&cdb, bounds, &[]);
+                assert_eq!(done.status, Status::Good, "{cdb:02x?}");
+                done
+            };
+            let most = if wide { 0xffff } else { 0xff };
+            let whole = ask(most, u32::MAX).data_in;
+            assert!(!whole.is_empty() && whole.len() < most);
+            for len in 0..(whole.len() + 3).min(most) {
+                let done = ask(len, u32::MAX);
+                let cut = len.min(whole.len());
+                assert_eq!(done.data_in, whole[..cut], "{request:02x?} {len}");
+                assert_eq!(done.asked_in, cut as u64);
+                // What the header has room for cuts again, but not what the CDB asked for.
+                let done = ask(most, u32::try_from(len).unwrap());
+                assert_eq!(done.data_in, whole[..cut]);
+                assert_eq!(done.asked_in, whole.len() as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_and_lengths_at_the_edge_of_their_numbers_are_out_of_range() {
+        const SIXTEEN: [u8; 7] = [0x88, 0x8a, 0x8e, 0x8f, 0x90, 0x91, 0x8f];
+        let mut rig = Rig::new();
+        for code in SIXTEEN {
+            for (lba, blocks) in [
+                (u64::MAX, 1),
+                (u64::MAX, u32::MAX),
+                (u64::MAX - 5, 10),
+                (1 << 63, 0),
+                (0, u32::MAX),
+                (1024, 1),
+                (1025, 0),
+                (u64::MAX, 0),
+                (u64::MAX / 512 + 1, 1),
+            ] {
+                let mut cdb = cdb(&[code]);
+                cdb[2..10].copy_from_slice(&lba.to_be_bytes());
+                cdb[10..14].copy_from_slice(&blocks.to_be_bytes());
+                let done = rig.write(&cdb, &[0; 1000]);
+                assert_eq!(done.sense(), Sense::LBA_OUT_OF_RANGE, "{cdb:02x?}");
+                assert!(done.ios.is_empty() && done.taken_out == 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_transfer_longer_than_its_bounds_moves_what_the_bounds_hold() {
+        use crate::units::Blocks;
+        let mut rig = Rig::new();
+        // Only the start of this large medium is really there.
+        rig.unit.as_mut().unwrap().geometry.capacity = Blocks(1 << 40);
+        let mut read = cdb(&[0x88]);
+        read[10..14].fill(0xff);
+        let bounds = Bounds {
+            data_in: 1000,
+            data_out: 0,
+        };
+        let done = rig.run_with(&read, bounds, &[]);
+        assert_eq!(done.status, Status::Good);
+        assert_eq!(done.data_in, rig.medium[..1000]);
+        assert_eq!(done.asked_in, u64::from(u32::MAX) * 512);
+        let mut write = read;
+        write[0] = 0x8a;
+        let after = rig.medium[512..].to_vec();
+        let done = rig.write(&write, &[0xee; 1000]);
+        assert_eq!(done.status, Status::Good);
+        assert_eq!(
+            (done.asked_out, done.taken_out),
+            (u64::from(u32::MAX) * 512, 512)
+        );
+        assert!(rig.medium[..512].iter().all(|b| *b == 0xee));
+        assert!(rig.medium[512..] == after, "no part of a block is written");
     }
 
     #[test]

@@ -144,6 +144,7 @@ pub static OPCODES: &[Row] = {
         row(0x2f, "VERIFY(10)",                 Ready,  sbc::verify_10,          &[ALL, DPO_CHK, ALL, ALL, ALL, ALL, GROUP, ALL, ALL, CTRL]),
         row(0x34, "PRE-FETCH(10)",              Ready,  sbc::prefetch_10,        &[ALL, IMMED, ALL, ALL, ALL, ALL, GROUP, ALL, ALL, CTRL]),
         row(0x35, "SYNCHRONIZE CACHE(10)",      Ready,  sbc::synchronize_cache_10, &[ALL, IMMED, ALL, ALL, ALL, ALL, GROUP, ALL, ALL, CTRL]),
+        row(0x37, "READ DEFECT DATA(10)",       Ready,  sbc::read_defect_data_10, &[ALL, NONE, 0x1f, NONE, NONE, NONE, NONE, ALL, ALL, CTRL]),
         row(0x5a, "MODE SENSE(10)",             Unit,   spc::mode_sense_10,      &[ALL, 0x18, ALL, ALL, NONE, NONE, NONE, ALL, ALL, CTRL]),
         action(0x00,
         row(0x5e, "PERSISTENT RESERVE IN, READ KEYS", Unit, spc::persistent_reserve_in,
@@ -176,6 +177,7 @@ pub static OPCODES: &[Row] = {
         row(0xaa, "WRITE(12)",                  Writes, sbc::write_12,           &[ALL, DPO_FUA, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, GROUP, CTRL]),
         row(0xae, "WRITE AND VERIFY(12)",       Keeps,  sbc::write_verify_12,    &[ALL, DPO_CHK, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, GROUP, CTRL]),
         row(0xaf, "VERIFY(12)",                 Ready,  sbc::verify_12,          &[ALL, DPO_CHK, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, GROUP, CTRL]),
+        row(0xb7, "READ DEFECT DATA(12)",       Ready,  sbc::read_defect_data_12, &[ALL, 0x1f, ALL, ALL, ALL, ALL, ALL, ALL, ALL, ALL, NONE, CTRL]),
     ]
 };
 

@@ -165,6 +165,8 @@ struct Session {
     /// PDUs were left in the ring because too much was unanswered.
     paused: bool,
     close_requested: bool,
+    /// Its stream cannot be followed: why its socket is to be closed.
+    fault: Option<ConnectionError>,
 }
 
 /// Tasks beyond the window: answered ones that are still on the wire, and immediate ones.
@@ -208,6 +210,7 @@ impl Session {
             in_starved: false,
             paused: false,
             close_requested: false,
+            fault: None,
             facts: Facts {
                 target: established.target,
                 targets: established.targets,

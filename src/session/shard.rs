@@ -260,6 +260,12 @@ impl Shard {
         None
     }
 
+    /// What was wrong with the stream of a session that [`Self::poll_close_request`] named; `None`: nothing was.
+    #[must_use]
+    pub fn fault(&mut self, key: SessionKey) -> Option<ConnectionError> {
+        session_mut(&mut self.sessions, key)?.fault
+    }
+
     /// The connection is gone (and, with ErrorRecoveryLevel 0, the session with it): tasks are dropped,
     /// operations in flight drain, then [`Self::poll_closed`] tells.
     pub fn connection_lost(&mut self, key: SessionKey) {

@@ -93,6 +93,21 @@ pub fn normal_name(name: &str) -> Option<String> {
     (well_formed && name.len() <= MAX_NAME_LEN).then_some(name)
 }
 
+/// The name an initiator gives itself, in its normal form. Only its alphabet, its length and one of the three
+/// prefixes are asked for: initiators in the field are called `iqn.client1`, and no target they know minds.
+#[must_use]
+pub fn initiator_name(name: &str) -> Option<String> {
+    let name = name.to_lowercase();
+    let (prefix, rest) = name.split_at_checked(4)?;
+    let accepted = matches!(prefix, "iqn." | "eui." | "naa.")
+        && !rest.is_empty()
+        && name.len() <= MAX_NAME_LEN
+        && rest
+            .chars()
+            .all(|c| c.is_alphanumeric() || "-.:_".contains(c));
+    accepted.then_some(name)
+}
+
 /// `yyyy-mm.` and a naming authority (section 4.2.7.4).
 fn is_qualified_name(rest: &str) -> bool {
     let [y0, y1, y2, y3, b'-', m0, m1, b'.', authority, ..] = rest.as_bytes() else {
@@ -115,6 +130,24 @@ fn is_hex(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_initiator_may_call_itself_less_formally_than_a_target() {
+        assert_eq!(
+            initiator_name("iqn.Client1").as_deref(),
+            Some("iqn.client1")
+        );
+        for bad in [
+            "",
+            "iqn.",
+            "client1",
+            "iqn.a b",
+            "iqn.a,b",
+            &format!("iqn.{}", "a".repeat(220)),
+        ] {
+            assert_eq!(initiator_name(bad), None, "{bad:?}");
+        }
+    }
 
     #[test]
     fn names_have_one_of_three_forms() {

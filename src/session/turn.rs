@@ -12,8 +12,9 @@ impl Shard {
             };
             if let Some(session) = session_mut(&mut self.sessions, key) {
                 session.in_backlog = false;
-                if session.run_received(&mut self.home).is_err() {
+                if let Err(error) = session.run_received(&mut self.home) {
                     session.phase = Phase::Ending;
+                    session.fault = Some(error);
                     session.request_close(&mut self.home);
                 }
             }
@@ -27,9 +28,11 @@ impl Shard {
             let Some(waiter) = self.home.turn_line.pop_front() else {
                 break;
             };
+            let before = self.home.turn_line.len();
             if let Some(session) = session_mut(&mut self.sessions, waiter.session) {
                 session.retry(&mut self.home, waiter);
-                work += 1;
+                // Who stands in line again found the queue as full as before: nothing was done.
+                work += usize::from(self.home.turn_line.len() <= before);
             }
         }
         self.retry_memory();

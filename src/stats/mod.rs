@@ -61,6 +61,10 @@ counters! {
     sent_bytes "ringtgt_sent_bytes_total" "Bytes sent to initiators.";
     connections "ringtgt_connections_total" "Connections accepted.";
     logins_failed "ringtgt_logins_failed_total" "Connections that ended before they were logged in.";
+    logins_foreign "ringtgt_logins_foreign_total" "Connections that began with something else than a Login Request.";
+    logins_refused "ringtgt_logins_refused_total" "Logins that a Login Response refused.";
+    logins_late "ringtgt_logins_late_total" "Logins that were not finished in time.";
+    logins_flooded "ringtgt_logins_flooded_total" "Logins that sent more than they were asked for.";
     sessions_opened "ringtgt_sessions_opened_total" "Sessions that reached the full feature phase.";
     sessions_closed "ringtgt_sessions_closed_total" "Sessions that ended, for whatever reason.";
     sessions_reinstated "ringtgt_sessions_reinstated_total" "Sessions that ended because their initiator logged in anew.";

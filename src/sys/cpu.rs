@@ -75,6 +75,32 @@ pub fn run_current_thread_on(cores: &[u32]) -> io::Result<()> {
     }
 }
 
+/// Lets the calling thread run only when nobody else wants its core.
+///
+/// # Errors
+/// As `sched_setscheduler`.
+pub fn run_current_thread_last() -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel reads a parameter of that size; 0 is this thread.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameter) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Bytes of memory that are free right now.
+#[must_use]
+pub fn free_memory() -> u64 {
+    // SAFETY: asks for two numbers; no memory is involved.
+    let (pages, size) = unsafe {
+        (
+            libc::sysconf(libc::_SC_AVPHYS_PAGES),
+            libc::sysconf(libc::_SC_PAGESIZE),
+        )
+    };
+    u64::try_from(pages).unwrap_or(0) * u64::try_from(size).unwrap_or(0)
+}
+
 /// The kernel's form of a list of cores; those it cannot name are left out.
 pub(super) fn set_of(cores: &[u32]) -> libc::cpu_set_t {
     // SAFETY: a set is an array of bits; all zero is the empty set.

@@ -4,6 +4,7 @@
 #![allow(
     unreachable_pub,
     dead_code,
+    clippy::unwrap_used,
     reason = "shared by several test programs, each of which uses a part of it"
 )]
 

@@ -275,6 +275,11 @@ impl Pair {
         shard
     }
 
+    /// The logical unit that a disk is served as.
+    pub fn unit_of(disk: &Disk) -> Arc<LogicalUnit> {
+        unit(disk, 0)
+    }
+
     pub fn disk(&self) -> &Disk {
         &self.disks[0]
     }

@@ -9,10 +9,15 @@ use mio::{Events, Interest, Poll, Token};
 use ringtgt::control::config::{Memory, Portal, Reactors, Storage, TargetConfig};
 use ringtgt::control::{BackendKind, Config, Controller, PollPolicy, Settings};
 use ringtgt::initiator::{self, Command, CommandDone, Event, Initiator, Payload, wire_lun};
+use ringtgt::pdu::bhs::IMMEDIATE;
+use ringtgt::pdu::code::Opcode;
 use ringtgt::stats::TABLE;
+
+use zerocopy::{Immutable, IntoBytes};
 
 use super::cdb::{self, Cdb};
 use super::pair::{BLOCK, INITIATOR, TARGET};
+use super::raw;
 
 /// Nothing here takes longer, however busy the machine is; what does has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,6 +30,14 @@ pub fn ram(bytes: u64) -> Storage {
     }
 }
 
+/// Name of the target that serves storage `index`.
+pub fn target(index: u64) -> String {
+    match index {
+        0 => TARGET.to_owned(),
+        index => format!("{TARGET}.{index}"),
+    }
+}
+
 /// A target that runs in this process; stopped when dropped.
 #[derive(Debug)]
 pub struct Daemon {
@@ -33,23 +46,39 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Serves `storage` as LUN 0 on a free port, with `pool` bytes of memory for all reactors.
+    /// Serves `storage` as LUN 0 of [`TARGET`] on a free port, with `pool` bytes of memory for all reactors.
     pub fn start(storage: Storage, poll: PollPolicy, pool: u64, settings: Settings) -> Self {
+        let reactors = Reactors {
+            poll,
+            ..Reactors::default()
+        };
+        Self::start_all(vec![storage], reactors, pool, settings)
+    }
+
+    /// The same for several: each is LUN 0 of a target of its own, named by [`target`].
+    pub fn start_all(
+        mut storages: Vec<Storage>,
+        reactors: Reactors,
+        pool: u64,
+        settings: Settings,
+    ) -> Self {
+        let mut targets = Vec::new();
+        for (storage, id) in storages.iter_mut().zip(0..) {
+            storage.device_id = id;
+            targets.push(TargetConfig {
+                name: target(id),
+                portal_groups: vec![(1, vec![0])],
+                luns: vec![(0, id)],
+            });
+        }
         let config = Config {
-            storages: vec![storage],
+            storages,
             portals: vec![Portal {
                 id: 0,
                 address: "127.0.0.1:0".parse().unwrap(),
             }],
-            targets: vec![TargetConfig {
-                name: TARGET.to_owned(),
-                portal_groups: vec![(1, vec![0])],
-                luns: vec![(0, 0)],
-            }],
-            reactors: Reactors {
-                poll,
-                ..Reactors::default()
-            },
+            targets,
+            reactors,
             memory: Memory {
                 bytes_per_node: Some(pool),
             },
@@ -311,6 +340,35 @@ impl Peer {
         let blocks = u16::try_from(bytes.len() / BLOCK).unwrap();
         let done = self.run(cdb::write_10(lba, blocks), Payload::Write(bytes.to_vec()));
         assert!(done.is_good(), "{}", ending(&done));
+    }
+
+    /// Sends a hand-made PDU with the next CmdSN, which it uses up unless it is immediate or takes none.
+    pub fn put<T: IntoBytes + Immutable>(&mut self, bhs: &T, data: &[u8]) {
+        let mut bhs = raw::bytes(bhs);
+        let opcode = Opcode(bhs[0] & 0x3f);
+        let cmd_sn = self.initiator.cmd_sn();
+        if !matches!(opcode, Opcode::DATA_OUT | Opcode::SNACK_REQUEST) {
+            bhs[24..28].copy_from_slice(&cmd_sn.0.to_be_bytes());
+            if bhs[0] & IMMEDIATE == 0 {
+                self.initiator.set_cmd_sn(cmd_sn.next());
+            }
+        }
+        let exp_stat_sn = self.initiator.exp_stat_sn();
+        bhs[28..32].copy_from_slice(&exp_stat_sn.0.to_be_bytes());
+        self.initiator.send_pdu(bhs, data);
+    }
+
+    /// What came before the answer to a ping that is sent now.
+    #[track_caller]
+    pub fn until_ping(&mut self) -> Result<Vec<Event>, Over> {
+        assert!(self.initiator.nop(7, b"").is_some());
+        let mut events = Vec::new();
+        loop {
+            match self.next()? {
+                Event::Nop { cookie: 7, .. } => return Ok(events),
+                event => events.push(event),
+            }
+        }
     }
 
     /// Whether a ping comes back.

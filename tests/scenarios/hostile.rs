@@ -36,6 +36,29 @@ fn below(random: &mut Random, bound: u64) -> u32 {
     u32::try_from(random.below(bound)).unwrap()
 }
 
+/// What a SCSI Command has that others have not.
+fn command(random: &mut Random, bhs: &mut [u8; 48]) {
+    let most = if random.chance(4) { 600 } else { 8 };
+    let blocks = 1 + below(random, most);
+    let (lba, count) = (below(random, 100), u16::try_from(blocks).unwrap());
+    let (cdb, direction) = match random.below(6) {
+        0 => (cdb::read_10(lba, count), 0xc0),
+        1..=3 => (cdb::write_10(lba, count), 0xa0),
+        4 => (cdb::verify_10_bytchk(lba, count), 0xa0),
+        _ => (random.bytes(16).try_into().unwrap(), bhs[1]),
+    };
+    if !random.chance(5) {
+        bhs[1] = direction | 1;
+    }
+    let expected = if random.chance(5) {
+        below(random, 400_000)
+    } else {
+        blocks * 512
+    };
+    bhs[20..24].copy_from_slice(&expected.to_be_bytes());
+    bhs[32..].copy_from_slice(&cdb);
+}
+
 /// One PDU that is nearly right: its header and its data. `r2ts` are the transfers that the target asked for.
 fn nearly(random: &mut Random, expected: SerialNumber, r2ts: &[R2tBhs]) -> ([u8; 48], Vec<u8>) {
     let opcodes = [0x00u8, 1, 1, 1, 1, 2, 3, 4, 5, 5, 5, 5, 6, 0x10, 0x1f];
@@ -71,25 +94,7 @@ fn nearly(random: &mut Random, expected: SerialNumber, r2ts: &[R2tBhs]) -> ([u8;
     });
     bhs[24..28].copy_from_slice(&cmd_sn.0.to_be_bytes());
     if opcode == 1 {
-        let most = if random.chance(4) { 600 } else { 8 };
-        let blocks = 1 + below(random, most);
-        let (lba, count) = (below(random, 100), u16::try_from(blocks).unwrap());
-        let (cdb, direction) = match random.below(6) {
-            0 => (cdb::read_10(lba, count), 0xc0),
-            1..=3 => (cdb::write_10(lba, count), 0xa0),
-            4 => (cdb::verify_10_bytchk(lba, count), 0xa0),
-            _ => (random.bytes(16).try_into().unwrap(), bhs[1]),
-        };
-        if !random.chance(5) {
-            bhs[1] = direction | 1;
-        }
-        let expected = if random.chance(5) {
-            below(random, 400_000)
-        } else {
-            blocks * 512
-        };
-        bhs[20..24].copy_from_slice(&expected.to_be_bytes());
-        bhs[32..].copy_from_slice(&cdb);
+        command(random, &mut bhs);
     }
     if opcode == 5 {
         bhs[40..44].copy_from_slice(&below(random, 4096).to_be_bytes());

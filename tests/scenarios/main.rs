@@ -17,6 +17,7 @@ mod reads;
 mod reinstatement;
 mod rejects;
 mod simulation;
+mod stability;
 mod task_management;
 mod text;
 mod writes;

@@ -72,6 +72,8 @@ struct World {
     models: Vec<Model>,
     stamp: u64,
     answered: usize,
+    /// How each medium works when it does not stand still.
+    paces: Vec<Pace>,
 }
 
 fn stamped(stamp: u64, blocks: u64) -> Vec<u8> {
@@ -95,8 +97,11 @@ impl World {
             ..Setup::default()
         };
         let mut pair = Pair::with(setup);
+        let mut paces = Vec::new();
         for disk in &pair.disks {
-            disk.set_pace([Pace::AtOnce, Pace::Later, Pace::Whenever][random.index(3)]);
+            let pace = [Pace::AtOnce, Pace::Later, Pace::Whenever][random.index(3)];
+            disk.set_pace(pace);
+            paces.push(pace);
             disk.set_depth([2, 8, 1000][random.index(3)]);
             if random.chance(2) {
                 disk.never_cancel();
@@ -117,6 +122,7 @@ impl World {
             models: vec![empty; units],
             stamp: 0,
             answered: 0,
+            paces,
         };
         for number in 0..3 {
             let config = world.config(number);
@@ -161,12 +167,24 @@ impl World {
             170..=179 => self.other(client),
             180..=189 => self.manage(client),
             190..=191 => self.disconnect(client),
+            192..=193 => {
+                let disk = self.random.index(self.paces.len());
+                self.pair.disks[disk].set_pace(Pace::Held);
+            }
+            194..=197 => self.go_on(),
             _ => {}
         }
         for _ in 0..self.random.below(4) {
             self.pair.turn();
         }
         self.hear();
+    }
+
+    /// No medium stands still any more.
+    fn go_on(&mut self) {
+        for (disk, &pace) in self.pair.disks.iter().zip(&self.paces) {
+            disk.set_pace(pace);
+        }
     }
 
     /// A range that no write of anybody touches, nor, for a write, any read.
@@ -348,6 +366,7 @@ impl World {
             }
             _ => {}
         }
+        self.go_on();
         self.pair.run();
         self.hear();
         let config = self.config(self.clients[client].number);
@@ -508,6 +527,7 @@ impl World {
 
     /// Everything ends; what a reset may have ended without an answer is given up.
     fn settle(&mut self) {
+        self.go_on();
         self.pair.run();
         self.hear();
         for client in 0..self.clients.len() {

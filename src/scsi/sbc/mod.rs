@@ -2,6 +2,7 @@
 
 mod cache;
 mod capacity;
+mod defects;
 mod read_write;
 mod start_stop;
 mod verify;
@@ -10,6 +11,7 @@ pub(super) use cache::{
     Flush, Prefetch, prefetch_10, prefetch_16, synchronize_cache_10, synchronize_cache_16,
 };
 pub(super) use capacity::{read_capacity_10, read_capacity_16};
+pub(super) use defects::{read_defect_data_10, read_defect_data_12};
 pub(super) use read_write::{
     Read, Write, read_6, read_10, read_12, read_16, write_6, write_10, write_12, write_16,
 };

@@ -245,6 +245,10 @@ impl Verify {
     /// Compares what was read. INFORMATION of a miscompare is the offset in the data-out.
     fn compare(&mut self, size: BlockSize, memory: &Memory<'_>) -> Result<(), Sense> {
         let len = step_len(self.current.byte_len(size));
+        if len == 0 {
+            // Nothing was being read.
+            return Err(Sense::INTERNAL_TARGET_FAILURE);
+        }
         let block = size.bytes() as usize;
         let read = memory
             .scratch

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::refusal::Refusal;
 use crate::pdu::text::{Pairs, write_pair};
-use crate::session::target::{Target, TargetSet, normal_name};
+use crate::session::target::{Target, TargetSet, initiator_name};
 
 /// What the first request says of both ends.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ impl Introduction {
             }
         }
         let initiator = initiator.filter(|name| !name.is_empty());
-        let initiator_name = normal_name(initiator.ok_or(Refusal::NoInitiatorName)?)
+        let initiator_name = initiator_name(initiator.ok_or(Refusal::NoInitiatorName)?)
             .ok_or(Refusal::InitiatorName)?;
         let discovery = match session {
             "Normal" => false,
