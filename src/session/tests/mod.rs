@@ -4,6 +4,7 @@ mod commands;
 mod cores;
 mod functions;
 mod memory;
+mod orders;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -210,8 +211,13 @@ struct Host {
 
 impl Host {
     fn open(shard: &mut Shard, params: OperationalParams) -> Self {
+        Self::open_with(shard, established(params))
+    }
+
+    fn open_with(shard: &mut Shard, established: Established) -> Self {
+        let params = established.params;
         let key = shard
-            .open_session(established(params), Instant::now())
+            .open_session(established, Instant::now())
             .expect("room");
         let mut host = Self {
             key,
