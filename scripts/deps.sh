@@ -50,6 +50,6 @@ need_cargo() {
 }
 
 BUILD_PACKAGES=(gcc libc6-dev libhwloc-dev)
-TEST_PACKAGES=(libiscsi-bin qemu-utils qemu-block-extra strace python3 tgt util-linux)
+TEST_PACKAGES=(libiscsi-bin qemu-utils qemu-block-extra strace python3 tgt util-linux e2fsprogs)
 LAB_PACKAGES=(user-mode-linux uml-utilities kmod iproute2 udev busybox-static open-iscsi sg3-utils fio
-  e2fsprogs xfsprogs dmsetup multipath-tools jq)
+  xfsprogs dmsetup multipath-tools jq)
