@@ -28,9 +28,9 @@ const OLD: u8 = 0xee;
 
 struct World {
     medium: Rc<RefCell<Medium>>,
-    shards: [Shard; 2],
-    hosts: [Host; 2],
-    lost: [bool; 2],
+    shards: Vec<Shard>,
+    hosts: Vec<Host>,
+    lost: Vec<bool>,
     mail: BTreeMap<(usize, usize), VecDeque<ShardMessage>>,
     acts: Vec<Act>,
     /// Functions (by tag) that were asked for, and were answered.
@@ -61,12 +61,13 @@ fn with_two_units() -> Established {
 }
 
 impl World {
-    fn new(pools: &[Pool; 2], acts: &[Act]) -> Self {
+    fn new(pools: &[Pool], acts: &[Act]) -> Self {
         let medium = medium();
-        let mut shards = [0_u16, 1].map(|reactor| {
+        let cores = u16::try_from(pools.len()).unwrap();
+        let make = |reactor: u16| {
             let mut shard = Shard::new(ShardConfig {
                 reactor: ReactorId(reactor),
-                reactors: 2,
+                reactors: cores,
                 pool: pools[usize::from(reactor)].clone(),
                 limits: SessionLimits {
                     window: 8,
@@ -79,10 +80,10 @@ impl World {
                 shard.attach_unit(UnitId(id.into()), unit(), Box::new(backend));
             }
             shard
-        });
-        let mut hosts = shards
-            .each_mut()
-            .map(|shard| Host::open_with(shard, with_two_units()));
+        };
+        let mut shards: Vec<Shard> = (0..cores).map(make).collect();
+        let open = |shard| Host::open_with(shard, with_two_units());
+        let mut hosts: Vec<Host> = shards.iter_mut().map(open).collect();
         medium.borrow_mut().holds = true;
         for (host, shard) in hosts.iter_mut().zip(&mut shards) {
             host.write(shard, 1, 0, 1, &[OLD; 512]);
@@ -91,7 +92,7 @@ impl World {
             medium,
             shards,
             hosts,
-            lost: [false; 2],
+            lost: vec![false; pools.len()],
             mail: BTreeMap::new(),
             acts: acts.to_vec(),
             asked: Vec::new(),
@@ -111,7 +112,7 @@ impl World {
     }
 
     fn busy(&self) -> Vec<usize> {
-        (0..2)
+        (0..self.shards.len())
             .filter(|at| self.shards[*at].has_in_flight())
             .collect()
     }
@@ -138,7 +139,7 @@ impl World {
             self.shards[at].poll_backends(Instant::now());
             self.medium.borrow_mut().holds = true;
         }
-        for from in 0..2 {
+        for from in 0..self.shards.len() {
             while let Some((to, message)) = self.shards[from].poll_message() {
                 let channel = (from, usize::from(to.0));
                 self.mail.entry(channel).or_default().push_back(message);
@@ -195,7 +196,7 @@ impl World {
 
     /// Takes in answers, and checks what must be true when there are some.
     fn listen(&mut self) {
-        for at in 0..2 {
+        for at in 0..self.shards.len() {
             if self.lost[at] {
                 continue;
             }
@@ -243,7 +244,7 @@ impl World {
             assert!(shard.home.passing.is_empty());
             assert!(!shard.has_in_flight());
         }
-        for at in 0..2 {
+        for at in 0..self.shards.len() {
             if self.lost[at] {
                 assert_eq!(self.shards[at].poll_closed(), Some(self.hosts[at].key));
             }
@@ -327,6 +328,41 @@ fn two_functions_at_once_are_both_answered_in_every_order() {
     for second in [RESET, CLEAR, TARGET_RESET] {
         let acts = [Act::Function(0, CLEAR), Act::Function(1, second)];
         assert!(every_order(&acts) > 200);
+    }
+}
+
+/// Three cores, and more at once than can be tried in every order.
+#[test]
+fn requests_of_three_cores_hold_in_many_orders() {
+    let pools = [pool(2), pool(2), pool(2)];
+    let all = [
+        Act::Function(0, CLEAR),
+        Act::Function(1, TARGET_RESET),
+        Act::Function(2, RESET),
+        Act::Function(2, CLEAR),
+        Act::Stop(1),
+        Act::Write(0),
+        Act::Write(2),
+        Act::Open(1),
+        Act::Lose(0),
+        Act::Attach(2),
+        Act::Stop(2),
+    ];
+    for seed in 1..400_u64 {
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut dice = move || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random >> 8
+        };
+        let chosen: Vec<Act> = all.into_iter().filter(|_| dice() % 2 == 0).collect();
+        let mut world = World::new(&pools, &chosen);
+        while world.choices() > 0 {
+            let count = world.choices() as u64;
+            world.take(usize::try_from(dice() % count).unwrap());
+        }
+        world.check_end();
     }
 }
 
