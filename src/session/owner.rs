@@ -9,6 +9,10 @@
 //!   ◄──────── Answer      all have reached it: next change
 //! ```
 //!
+//! It waits for operations, not for whole commands: an initiator that owes data, or reads no answer, would
+//! hold it up for ever. So each operation asks the snapshot of now before it goes to the medium
+//! ([`Command::permit`](crate::scsi::Command::permit)), and later portions see the change.
+//!
 //! [`Owner`] is pure: messages in, messages out. What a change means is the shard's matter.
 
 use std::collections::VecDeque;

@@ -2,7 +2,9 @@
 //! before they are answered, on every core.
 //!
 //! Data-out of an aborted task may still be on its way. It is not waited for (open-iscsi, with FastAbort,
-//! never sends it): it names its task by a transfer tag that nobody has any more, and is dropped.
+//! never sends it): it names its task by a transfer tag that nobody has any more, and is dropped. Section 4.2.3.3 wants it
+//! waited for; what the wait protects (no data of an aborted task reaches the medium, no buffer is written
+//! late) holds without it.
 
 use super::Session;
 use super::error::Event;

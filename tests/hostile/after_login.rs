@@ -321,3 +321,43 @@ fn a_stream_that_goes_wrong_after_a_turn_full_of_pdus_is_counted_too() {
     siege.daemon.wait_for_count("protocol_errors", 1);
     siege.holds("a bad header behind 1000 pings");
 }
+
+#[test]
+fn data_that_was_not_asked_for_writes_nothing_outside_its_command() {
+    let mut siege = Siege::new();
+    // Flags of the command, immediate bytes, then Data-Out without being asked.
+    for (what, flags, immediate, more) in [
+        ("immediate data that was not agreed on", FINAL, 4096, 0),
+        ("unsolicited data that was not agreed on", 0, 0, 4096),
+        ("both", 0, 2048, 2048),
+        ("immediate data for more than the command", FINAL, 8192, 0),
+        ("a read with immediate data", READ, 4096, 0),
+    ] {
+        let mut peer = asked_only(&siege);
+        let cdb = write_10(64, 8);
+        let bhs = command(TAG, WRITE | flags, 4096, cdb);
+        peer.put(&bhs, &vec![0xee; immediate]);
+        if more > 0 {
+            let bhs = data_out(TAG, NO_TAG, 0, immediate as u32, true);
+            peer.put(&bhs, &vec![0xee; more]);
+        }
+        let _ = peer.until_ping();
+        drop(peer);
+        siege.holds_but_for(what, 64, 8, &[0xee; 4096]);
+    }
+    // More than FirstBurstLength.
+    let mut config = config(1);
+    config.offers.first_burst_length = 4096;
+    let mut peer = Peer::log_in(siege.daemon.address, config);
+    peer.put(
+        &command(TAG, WRITE, 65_536, write_10(256, 128)),
+        &[0xee; 4096],
+    );
+    for n in 0..15 {
+        let bhs = data_out(TAG, NO_TAG, n, 4096 * (n + 1), n == 14);
+        peer.put(&bhs, &[0xee; 4096]);
+    }
+    let _ = peer.until_ping();
+    drop(peer);
+    siege.holds_but_for("too long a first burst", 256, 128, &[0xee; 65_536]);
+}

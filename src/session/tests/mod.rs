@@ -4,6 +4,7 @@ mod commands;
 mod cores;
 mod functions;
 mod memory;
+mod orders;
 mod trouble;
 
 use std::cell::RefCell;
@@ -211,8 +212,13 @@ struct Host {
 
 impl Host {
     fn open(shard: &mut Shard, params: OperationalParams) -> Self {
+        Self::open_with(shard, established(params))
+    }
+
+    fn open_with(shard: &mut Shard, established: Established) -> Self {
+        let params = established.params;
         let key = shard
-            .open_session(established(params), Instant::now())
+            .open_session(established, Instant::now())
             .expect("room");
         let mut host = Self {
             key,
