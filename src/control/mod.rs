@@ -253,8 +253,10 @@ impl Controller {
     /// # Errors
     /// When a medium could not be flushed, or a reactor had failed.
     pub fn stop(self) -> Result<(), Failure> {
-        self.control.stop();
         let mut problems = Vec::new();
+        if !self.control.stop() {
+            problems.push("the control thread had failed".to_owned());
+        }
         for (index, thread) in self.reactors.into_iter().enumerate() {
             if thread.join().is_err() {
                 problems.push(format!("reactor {index} had failed"));

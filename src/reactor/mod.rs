@@ -137,7 +137,7 @@ impl Reactor {
         work += self.run_storage();
         work += self.send();
         if self.timer.is_due(self.now) {
-            self.expire();
+            work += self.expire();
         }
         work
     }
@@ -299,11 +299,11 @@ impl Reactor {
         }
     }
 
-    fn expire(&mut self) {
+    fn expire(&mut self) -> usize {
         self.publish();
         self.expire_logins();
         self.shard.handle_timeout(self.now);
-        self.advance_stop();
+        self.advance_stop()
     }
 
     fn begin_stop(&mut self, deadline: Instant) {
@@ -312,23 +312,30 @@ impl Reactor {
         self.advance_stop();
     }
 
-    /// From finishing to closing, once there is nothing to finish or no more time.
-    fn advance_stop(&mut self) {
+    /// From finishing to closing, once there is nothing to finish or no more time. Returns how much was done: what
+    /// was closed has something to say yet, so that the reactor must not sleep now.
+    fn advance_stop(&mut self) -> usize {
         let Stop::Finishing(deadline) = self.stop else {
-            return;
+            return 0;
         };
-        if self.is_quiet() || self.now >= deadline {
-            self.stop = Stop::Closing(self.now + LAST_GRACE);
-            let slots: Vec<usize> = self.connections.numbers().collect();
-            for slot in slots {
-                self.close(slot, Reason::Stopping);
-            }
+        if !self.is_quiet() && self.now < deadline {
+            return 0;
         }
+        self.stop = Stop::Closing(self.now + LAST_GRACE);
+        let slots: Vec<usize> = self.connections.numbers().collect();
+        let count = slots.len();
+        for slot in slots {
+            self.close(slot, Reason::Stopping);
+        }
+        count
     }
 
-    /// Whether nothing that was begun is unfinished, as far as it is in our hands.
+    /// Whether nothing that was begun is unfinished, as far as it does not wait for data of the initiator's.
     fn is_quiet(&self) -> bool {
-        !self.shard.has_in_flight() && !self.shard.has_work() && self.unsent.is_empty()
+        // A socket that took no more has answers waiting behind it.
+        let all_sent = self.unsent.is_empty()
+            && (self.connections.values()).all(|connection| connection.socket.is_writable());
+        !self.shard.has_in_flight() && !self.shard.has_work() && all_sent
     }
 
     fn is_finished(&self) -> bool {
