@@ -42,6 +42,8 @@ pub(super) fn run(config: &Config, announce: impl FnOnce(&Facts)) -> Result<(), 
         CommandError::failed(Failure(vec![format!("{what}: {error}")]))
     };
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).map_err(|e| io("signals", &e))?;
+    // A failure closes the others, and must not leave the process deaf to whoever wants it gone.
+    let impatience = Signals::new([SIGINT, SIGTERM]).map_err(|e| io("signals", &e))?;
     let (tell, failure) = channel();
     let handle = signals.handle();
     let on_failure = move |sentence: String| {
@@ -61,10 +63,10 @@ pub(super) fn run(config: &Config, announce: impl FnOnce(&Facts)) -> Result<(), 
         }
         say(&controller.summary());
     }
-    std::thread::Builder::new()
+    // Without this thread it takes SIGKILL to end a stop that hangs: no reason not to stop.
+    let _ = std::thread::Builder::new()
         .name("impatience".to_owned())
-        .spawn(move || leave_at_second_signal(signals))
-        .map_err(|e| io("a thread for signals", &e))?;
+        .spawn(move || leave_at_second_signal(impatience));
     let counters = controller.counters();
     let mut problems = controller
         .stop()
@@ -85,8 +87,8 @@ const ONE_REQUEST: Duration = Duration::from_secs(1);
 /// A stop that hangs (a disk that does not answer) is ended by asking again.
 fn leave_at_second_signal(mut signals: Signals) {
     let asked = Instant::now();
-    for signal in signals.forever() {
-        if signal != SIGUSR1 && asked.elapsed() >= ONE_REQUEST {
+    for _ in signals.forever() {
+        if asked.elapsed() >= ONE_REQUEST {
             say("ringtgt: stopped before everything was finished and flushed\n");
             std::process::exit(i32::from(FAILED));
         }
