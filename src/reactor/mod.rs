@@ -49,6 +49,8 @@ const RING: Token = Token(usize::MAX - 1);
 const EVENTS: usize = 256;
 /// Messages taken per turn.
 const MESSAGES_PER_TURN: usize = 32;
+/// How long to sleep at most while tasks wait for a queue that may get room without a word to this core.
+const QUEUE_PATIENCE: Duration = Duration::from_millis(1);
 /// After the deadline of a stop, what is in flight with the kernel has this long to come back.
 const LAST_GRACE: Duration = Duration::from_secs(2);
 
@@ -202,8 +204,10 @@ impl Reactor {
 
     /// Sleeps until a socket, the ring, a message or a deadline.
     fn sleep(&mut self) {
-        if self.shard.has_work() {
-            // A task may be waiting for a queue that threads on this core make room in.
+        // Tasks wait for room in a queue.
+        let waits = self.shard.has_work();
+        if waits && !self.shard.has_in_flight() {
+            // Others fill it, who need not tell when there is room, and may share this core.
             self.give_way();
             return;
         }
@@ -216,7 +220,11 @@ impl Reactor {
         }
         self.publish();
         let deadline = self.earliest_deadline();
-        let timeout = self.timer.sleep(Instant::now(), deadline);
+        let mut timeout = self.timer.sleep(Instant::now(), deadline);
+        if waits {
+            // What is in flight here tells when it is done; that may be of another queue.
+            timeout = Some(timeout.map_or(QUEUE_PATIENCE, |timeout| timeout.min(QUEUE_PATIENCE)));
+        }
         self.around.counters.sleeps.add(1);
         let (poll, events) = (&mut self.poll, &mut self.events);
         let slept = self.inbox.sleep(|may_block| {
