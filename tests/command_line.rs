@@ -1,6 +1,6 @@
 //! The program itself: exit codes, what it prints, and how it ends.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -108,6 +108,48 @@ fn both_signals_end_it_with_status_0() {
             std::fs::metadata(&path).expect("it was made").len(),
             1 << 20
         );
+    }
+}
+
+/// Who reads the log may go away, and the disk it is on may fill up.
+#[test]
+fn a_log_that_nobody_can_write_ends_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, log) in [("full", Some("/dev/full")), ("gone", None)] {
+        let path = dir.path().join(name);
+        let stderr = match log {
+            Some(log) => std::fs::File::options()
+                .write(true)
+                .open(log)
+                .expect("a device")
+                .into(),
+            None => Stdio::from(std::io::pipe().expect("a pipe").1),
+        };
+        let mut child = ringtgt()
+            .arg("serve")
+            .arg(&path)
+            .args(["--portal", "127.0.0.1:0", "--size", "1M", "--log", "debug"])
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .expect("it runs");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let portal = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| Some(line.strip_prefix("portal     ")?.to_owned()))
+            .expect("it says where it listens");
+        assert!(lines.map_while(Result::ok).any(|line| line == "ready"));
+        for _ in 0..3 {
+            // Each ends with a line in the log.
+            let mut stream = std::net::TcpStream::connect(&portal).expect("it listens");
+            stream.write_all(&[0xff; 48]).expect("sent");
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+        signal(&child, "-USR1");
+        std::net::TcpStream::connect(&portal).expect("it still listens");
+        signal(&child, "-TERM");
+        assert_eq!(child.wait().expect("it ends").code(), Some(0), "{name}");
     }
 }
 

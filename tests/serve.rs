@@ -3,13 +3,13 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringtgt::control::config::{Portal, Reactors, Storage, TargetConfig};
 use ringtgt::control::{BackendKind, Config, Controller, PollPolicy, Settings};
 use ringtgt::initiator::driver;
 use ringtgt::initiator::plan::{Access, Length, Operation, Plan};
-use ringtgt::initiator::{self, DigestOffer, Error, Event, Initiator, Offers};
+use ringtgt::initiator::{self, Command, DigestOffer, Error, Event, Initiator, Offers, Payload};
 use ringtgt::pdu::code::{LoginStatus, LogoutReason};
 use ringtgt::session::login::LoginLimits;
 
@@ -216,6 +216,47 @@ fn a_second_login_of_the_same_nexus_takes_the_place_of_the_first() {
         others.iter_mut().all(|peer| peer.next().is_none()),
         "a stop closes every session"
     );
+}
+
+/// What was begun is finished, even when the initiator takes its answers late; and then the end comes at once.
+#[test]
+fn a_stop_waits_for_answers_that_a_full_socket_holds_up() {
+    const READS: u64 = 48;
+    for poll in [PollPolicy::Event, PollPolicy::Adaptive] {
+        let (controller, address) = start(&config(ram(), poll, "127.0.0.1:0"));
+        let mut peer = Peer::log_in(address, 1);
+        for cookie in 0..READS {
+            // READ(10) of 2048 blocks from block 0.
+            let mut cdb = [0; 16];
+            (cdb[0], cdb[7]) = (0x28, 8);
+            let read = Command::new(cookie, 0, cdb, Payload::Discard(1 << 20));
+            peer.initiator.submit(read).expect("the window is wide");
+        }
+        let bytes = peer.initiator.poll_transmit().to_vec();
+        peer.stream.write_all(&bytes).expect("it listens");
+        peer.initiator.transmitted(bytes.len());
+        // Until the sockets between us are full.
+        std::thread::sleep(Duration::from_millis(500));
+        let stopping = std::thread::spawn(move || controller.stop());
+        std::thread::sleep(Duration::from_millis(200));
+        let (mut done, mut bytes) = (0, 0);
+        while let Some(event) = peer.next() {
+            match event {
+                Ok(Event::Command(read)) => {
+                    done += 1;
+                    bytes += u64::from(read.received);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        // The first one is told of the power-on instead.
+        assert_eq!((done, bytes >> 20), (READS, READS - 1), "{poll}");
+        let answered = Instant::now();
+        let stopped = stopping.join().expect("no panic");
+        stopped.expect("everything is flushed");
+        // Not the 2 seconds that what is in flight with the kernel would have.
+        assert!(answered.elapsed() < Duration::from_secs(1), "{poll}");
+    }
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             for line in &error.lines {
-                eprintln!("ringtgt: {line}");
+                running::say(&format!("ringtgt: {line}\n"));
             }
             ExitCode::from(error.code)
         }

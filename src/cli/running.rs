@@ -1,6 +1,6 @@
 //! What `serve` and `daemon` have in common once they run: signals, the log, and the end.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,16 @@ pub(super) fn start_log(level: &str) -> Result<(), CommandError> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // It would say so with `eprintln!`, which panics where nothing can be written.
+        .log_internal_errors(false)
         .try_init();
     Ok(())
+}
+
+/// Writes to standard error, where that is possible: who read it may be gone, or the disk full. Nothing that is
+/// served may depend on it.
+pub(super) fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Starts what `config` says, calls `announce`, and runs until SIGINT or SIGTERM. SIGUSR1 prints the counters.
@@ -34,6 +42,8 @@ pub(super) fn run(config: &Config, announce: impl FnOnce(&Facts)) -> Result<(), 
         CommandError::failed(Failure(vec![format!("{what}: {error}")]))
     };
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).map_err(|e| io("signals", &e))?;
+    // A failure closes the others, and must not leave the process deaf to whoever wants it gone.
+    let impatience = Signals::new([SIGINT, SIGTERM]).map_err(|e| io("signals", &e))?;
     let (tell, failure) = channel();
     let handle = signals.handle();
     let on_failure = move |sentence: String| {
@@ -51,12 +61,12 @@ pub(super) fn run(config: &Config, announce: impl FnOnce(&Facts)) -> Result<(), 
         if signal != SIGUSR1 {
             break;
         }
-        eprint!("{}", controller.summary());
+        say(&controller.summary());
     }
-    std::thread::Builder::new()
+    // Without this thread it takes SIGKILL to end a stop that hangs: no reason not to stop.
+    let _ = std::thread::Builder::new()
         .name("impatience".to_owned())
-        .spawn(move || leave_at_second_signal(signals))
-        .map_err(|e| io("a thread for signals", &e))?;
+        .spawn(move || leave_at_second_signal(impatience));
     let counters = controller.counters();
     let mut problems = controller
         .stop()
@@ -77,9 +87,9 @@ const ONE_REQUEST: Duration = Duration::from_secs(1);
 /// A stop that hangs (a disk that does not answer) is ended by asking again.
 fn leave_at_second_signal(mut signals: Signals) {
     let asked = Instant::now();
-    for signal in signals.forever() {
-        if signal != SIGUSR1 && asked.elapsed() >= ONE_REQUEST {
-            eprintln!("ringtgt: stopped before everything was finished and flushed");
+    for _ in signals.forever() {
+        if asked.elapsed() >= ONE_REQUEST {
+            say("ringtgt: stopped before everything was finished and flushed\n");
             std::process::exit(i32::from(FAILED));
         }
     }

@@ -55,6 +55,19 @@ pub fn show(cores: &[u32]) -> String {
     parts.iter().map(part).collect::<Vec<_>>().join(",")
 }
 
+/// The cores to choose from when nobody asked for any: what the process `started` with, and the `isolated` ones among
+/// those it can reach, unless it was kept from others too: then somebody chose for it.
+#[must_use]
+pub fn candidates(started: &[u32], reachable: &[u32], isolated: &[u32]) -> Vec<u32> {
+    let others = reachable.iter().filter(|core| !started.contains(core));
+    if others.clone().all(|core| isolated.contains(core)) {
+        let mut all = [started, &others.copied().collect::<Vec<_>>()].concat();
+        all.sort_unstable();
+        return all;
+    }
+    started.to_vec()
+}
+
 /// The cores to use: those asked for, if the process may; else the ones the kernel keeps free of other
 /// work; else all it may use but one for the rest of the machine, when there are more than two.
 ///
@@ -122,6 +135,16 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn isolated_cores_are_reached_for_unless_somebody_chose() {
+        // The kernel starts every process on the others.
+        assert_eq!(candidates(&[0, 1], &[0, 1, 2, 3], &[2, 3]), [0, 1, 2, 3]);
+        assert_eq!(candidates(&[2], &[0, 1, 2, 3], &[2, 3]), [2], "taskset");
+        assert_eq!(candidates(&[1], &[0, 1, 2, 3], &[2, 3]), [1], "taskset");
+        assert_eq!(candidates(&[0, 1], &[0, 1, 2], &[2, 3]), [0, 1, 2]);
+        assert_eq!(candidates(&[0, 1], &[0, 1], &[]), [0, 1]);
     }
 
     #[test]

@@ -31,6 +31,13 @@ impl Machine {
     }
 }
 
+/// How many reactors there is memory for; at least one.
+pub(super) fn most_reactors(machine: Machine) -> usize {
+    usize::try_from(machine.available / 2 / LEAST)
+        .unwrap_or(usize::MAX)
+        .max(1)
+}
+
 /// Bytes for each of `reactors`, and a sentence when it is not what was wished for.
 pub(super) fn per_reactor(
     machine: Machine,
@@ -124,6 +131,23 @@ mod tests {
         let (bytes, note) = per_reactor(full, 4, None);
         assert_eq!(bytes, 32 << 20);
         assert!(note.expect("a note").contains("32 MiB of buffers"));
+    }
+
+    #[test]
+    fn a_small_container_on_a_large_machine_has_memory_for_few_reactors() {
+        let small = Machine {
+            total: 256 << 20,
+            available: 240 << 20,
+        };
+        assert_eq!(most_reactors(small), 7);
+        assert!(per_reactor(small, 7, None).0 * 7 <= small.available / 2);
+        assert_eq!(
+            most_reactors(Machine {
+                available: 0,
+                ..small
+            }),
+            1
+        );
     }
 
     #[test]

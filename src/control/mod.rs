@@ -253,8 +253,10 @@ impl Controller {
     /// # Errors
     /// When a medium could not be flushed, or a reactor had failed.
     pub fn stop(self) -> Result<(), Failure> {
-        self.control.stop();
         let mut problems = Vec::new();
+        if !self.control.stop() {
+            problems.push("the control thread had failed".to_owned());
+        }
         for (index, thread) in self.reactors.into_iter().enumerate() {
             if thread.join().is_err() {
                 problems.push(format!("reactor {index} had failed"));
@@ -292,11 +294,13 @@ fn prepare(config: &Config, notes: &mut Vec<String>) -> Result<Vec<u32>, Failure
     if let Err(error) = socket::raise_descriptor_limit() {
         notes.push(format!("the limit of open files stays as it is: {error}"));
     }
-    let asked = config.reactors.cores.as_deref();
-    let mut allowed = cpu::allowed_cores();
-    if asked.is_none()
-        && let Some(node) = config.numa_node(notes)
-    {
+    let (reachable, isolated) = (cpu::reachable_cores(), cpu::isolated_cores());
+    if let Some(asked) = &config.reactors.cores {
+        return cores::choose(Some(asked), &reachable, &isolated).map_err(Failure::one);
+    }
+    let started = cpu::allowed_cores();
+    let mut allowed = cores::candidates(&started, &reachable, &isolated);
+    if let Some(node) = config.numa_node(notes) {
         let near = |core: &u32| numa::node_of_core(*core) == Some(node);
         if allowed.iter().any(near) {
             allowed.retain(near);
@@ -304,7 +308,24 @@ fn prepare(config: &Config, notes: &mut Vec<String>) -> Result<Vec<u32>, Failure
             notes.push(format!("NUMA node {node} has no core this process may use"));
         }
     }
-    cores::choose(asked, &allowed, &cpu::isolated_cores()).map_err(Failure::one)
+    let mut cores = cores::choose(None, &allowed, &isolated).map_err(Failure::one)?;
+    let time = cpu::parallelism();
+    if time < started.len() && time < cores.len() {
+        notes.push(format!(
+            "the control group has time for {time} cores: {time} reactors instead of {}",
+            cores.len()
+        ));
+        cores.truncate(time);
+    }
+    let most = memory::most_reactors(memory::Machine::read());
+    if most < cores.len() {
+        notes.push(format!(
+            "there is memory for {most} reactors, not for {}",
+            cores.len()
+        ));
+        cores.truncate(most);
+    }
+    Ok(cores)
 }
 
 /// Binds every portal; gives their ids and what the addresses became.

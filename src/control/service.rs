@@ -39,12 +39,12 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Stops accepting, lets the reactors finish and stop, and returns when they have.
-    pub(super) fn stop(self) {
+    /// Stops accepting, lets the reactors finish and stop, and returns when they have. False: the control thread
+    /// had failed.
+    pub(super) fn stop(self) -> bool {
         self.stop.store(true, Ordering::SeqCst);
         self.mailbox.wake();
-        // A panic of the control thread was printed when it happened.
-        let _ = self.thread.join();
+        self.thread.join().is_ok()
     }
 }
 
@@ -216,6 +216,19 @@ impl Control {
     fn take_events(&mut self) {
         while let Ok(event) = self.duty.events.try_recv() {
             self.lines.write(|| log(&event));
+        }
+    }
+}
+
+/// Reactors do not outlive it: a target that accepts and places nobody had better end, and be noticed.
+impl Drop for Control {
+    fn drop(&mut self) {
+        if self.living == 0 {
+            return;
+        }
+        self.begin_stop();
+        if let Some(tell) = self.duty.on_failure.take() {
+            tell("the control thread failed".to_owned());
         }
     }
 }

@@ -49,6 +49,8 @@ const RING: Token = Token(usize::MAX - 1);
 const EVENTS: usize = 256;
 /// Messages taken per turn.
 const MESSAGES_PER_TURN: usize = 32;
+/// How long to sleep at most while tasks wait for a queue that may get room without a word to this core.
+const QUEUE_PATIENCE: Duration = Duration::from_millis(1);
 /// After the deadline of a stop, what is in flight with the kernel has this long to come back.
 const LAST_GRACE: Duration = Duration::from_secs(2);
 
@@ -137,7 +139,7 @@ impl Reactor {
         work += self.run_storage();
         work += self.send();
         if self.timer.is_due(self.now) {
-            self.expire();
+            work += self.expire();
         }
         work
     }
@@ -202,8 +204,10 @@ impl Reactor {
 
     /// Sleeps until a socket, the ring, a message or a deadline.
     fn sleep(&mut self) {
-        if self.shard.has_work() {
-            // A task may be waiting for a queue that threads on this core make room in.
+        // Tasks wait for room in a queue.
+        let waits = self.shard.has_work();
+        if waits && !self.shard.has_in_flight() {
+            // Others fill it, who need not tell when there is room, and may share this core.
             self.give_way();
             return;
         }
@@ -216,7 +220,11 @@ impl Reactor {
         }
         self.publish();
         let deadline = self.earliest_deadline();
-        let timeout = self.timer.sleep(Instant::now(), deadline);
+        let mut timeout = self.timer.sleep(Instant::now(), deadline);
+        if waits {
+            // What is in flight here tells when it is done; that may be of another queue.
+            timeout = Some(timeout.map_or(QUEUE_PATIENCE, |timeout| timeout.min(QUEUE_PATIENCE)));
+        }
         self.around.counters.sleeps.add(1);
         let (poll, events) = (&mut self.poll, &mut self.events);
         let slept = self.inbox.sleep(|may_block| {
@@ -299,11 +307,11 @@ impl Reactor {
         }
     }
 
-    fn expire(&mut self) {
+    fn expire(&mut self) -> usize {
         self.publish();
         self.expire_logins();
         self.shard.handle_timeout(self.now);
-        self.advance_stop();
+        self.advance_stop()
     }
 
     fn begin_stop(&mut self, deadline: Instant) {
@@ -312,23 +320,30 @@ impl Reactor {
         self.advance_stop();
     }
 
-    /// From finishing to closing, once there is nothing to finish or no more time.
-    fn advance_stop(&mut self) {
+    /// From finishing to closing, once there is nothing to finish or no more time. Returns how much was done: what
+    /// was closed has something to say yet, so that the reactor must not sleep now.
+    fn advance_stop(&mut self) -> usize {
         let Stop::Finishing(deadline) = self.stop else {
-            return;
+            return 0;
         };
-        if self.is_quiet() || self.now >= deadline {
-            self.stop = Stop::Closing(self.now + LAST_GRACE);
-            let slots: Vec<usize> = self.connections.numbers().collect();
-            for slot in slots {
-                self.close(slot, Reason::Stopping);
-            }
+        if !self.is_quiet() && self.now < deadline {
+            return 0;
         }
+        self.stop = Stop::Closing(self.now + LAST_GRACE);
+        let slots: Vec<usize> = self.connections.numbers().collect();
+        let count = slots.len();
+        for slot in slots {
+            self.close(slot, Reason::Stopping);
+        }
+        count
     }
 
-    /// Whether nothing that was begun is unfinished, as far as it is in our hands.
+    /// Whether nothing that was begun is unfinished, as far as it does not wait for data of the initiator's.
     fn is_quiet(&self) -> bool {
-        !self.shard.has_in_flight() && !self.shard.has_work() && self.unsent.is_empty()
+        // A socket that took no more has answers waiting behind it.
+        let all_sent = self.unsent.is_empty()
+            && (self.connections.values()).all(|connection| connection.socket.is_writable());
+        !self.shard.has_in_flight() && !self.shard.has_work() && all_sent
     }
 
     fn is_finished(&self) -> bool {

@@ -141,10 +141,7 @@ impl Reactor {
             // A peer that is gone has stopped, as this one is about to.
             let _ = self.around.peers[usize::from(to.0)].send(Message::Shard(message));
         }
-        if self.is_stopping() {
-            self.advance_stop();
-        }
-        work
+        work + self.advance_stop()
     }
 
     /// One gathered send of what the session has; returns whether anything left.

@@ -24,6 +24,26 @@ pub fn allowed_cores() -> Vec<u32> {
         .collect()
 }
 
+/// The cores a thread of this process may choose to run on, in order: what its cpuset allows, whether it started with
+/// them or not. No process starts with cores that the kernel keeps apart (`isolcpus=`).
+#[must_use]
+pub fn reachable_cores() -> Vec<u32> {
+    let all: Vec<u32> = (0..CORES).collect();
+    let try_all = move || run_current_thread_on(&all).map(|()| allowed_cores());
+    // In a thread of its own, which ends with it.
+    let reached = std::thread::Builder::new().spawn(try_all);
+    match reached.map(std::thread::JoinHandle::join) {
+        Ok(Ok(Ok(cores))) => cores,
+        _ => allowed_cores(),
+    }
+}
+
+/// How many cores' worth of time this process gets: less than it may run on where its control group has a quota.
+#[must_use]
+pub fn parallelism() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// The cores that the kernel's scheduler leaves alone (`isolcpus=`); usually none.
 #[must_use]
 pub fn isolated_cores() -> Vec<u32> {
@@ -124,6 +144,19 @@ mod tests {
         for bad in ["3-1", "x", "1,,2", "0-99999", "-"] {
             assert_eq!(parse_list(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn what_a_thread_was_kept_from_can_be_reached_all_the_same() {
+        let all = allowed_cores();
+        let core = *all.last().expect("we run on one");
+        let seen = std::thread::spawn(move || {
+            pin_current_thread(core).expect("allowed");
+            (reachable_cores(), allowed_cores())
+        });
+        let (reachable, allowed) = seen.join().expect("no panic");
+        assert!(all.iter().all(|core| reachable.contains(core)));
+        assert_eq!(allowed, [core], "the asking thread stays where it was");
     }
 
     #[test]
