@@ -126,7 +126,8 @@ impl Backend for FileBackend {
         let (index, loan) = self.table.insert(tag, io, (), buffer);
         match self.offload.submit(index, io, loan) {
             Ok(()) => Submit::Pending,
-            Err(loan) => Submit::Full(self.table.remove(index, loan).1),
+            // Not `Full`: it would be tried again for ever.
+            Err(loan) => Submit::Done(self.table.complete(index, Err(BlockError::Gone), loan)),
         }
     }
 

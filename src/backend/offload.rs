@@ -1,8 +1,13 @@
 //! Threads off the reactors' cores, for what can run neither inline nor on a ring.
 //!
-//! One bounded queue for all; what is done goes back into the queue of the backend it came from, whose
-//! reactor is woken. The two locks here are the only ones a data plane ever meets, and only on operations
-//! that wait for a device anyway. Nothing is allocated per operation.
+//! One queue per medium; what is done goes back into the queue of the backend it came from, whose reactor is
+//! woken. The two locks here are the only ones a data plane ever meets, and only on operations that wait for a
+//! device anyway. Nothing is allocated per operation: a medium's queue has room for all that its backends may
+//! have in flight, so one that is stuck fills nobody else's.
+//!
+//! A medium gets another thread only while more threads are idle than it has already. Alone it has half of them; a
+//! second one that is as busy has a quarter, and so on. So a device that hangs keeps half of what is idle, and of
+//! 16 threads it takes five such devices to stop the others.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -23,7 +28,7 @@ pub trait Offloaded: Send + Sync + Debug {
     fn run(&self, io: BlockIo, memory: &mut [u8]) -> Result<(), BlockError>;
 }
 
-/// A few threads with one queue. Dropped, it finishes what is queued and ends.
+/// A few threads for all media. Dropped, it finishes what is queued and ends.
 #[derive(Debug)]
 pub struct OffloadPool {
     shared: Arc<Shared>,
@@ -38,8 +43,25 @@ struct Shared {
 
 #[derive(Debug)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    lanes: Vec<Lane>,
+    /// The lanes that have jobs, the one whose turn it is first.
+    waiting: VecDeque<usize>,
+    /// Threads that run nothing.
+    idle: usize,
     closed: bool,
+}
+
+/// One medium's operations, of all its backends.
+#[derive(Debug)]
+struct Lane {
+    /// The medium's address, which tells it from every other as long as anybody has it.
+    medium: usize,
+    clients: usize,
+    /// Operations that all its clients may have in flight.
+    depth: usize,
+    jobs: VecDeque<Job>,
+    /// Threads that run one of its operations.
+    busy: usize,
 }
 
 #[derive(Debug)]
@@ -64,6 +86,7 @@ pub struct Offloads {
 #[derive(Debug)]
 struct ClientShared {
     medium: Arc<dyn Offloaded>,
+    lane: usize,
     done: Mutex<VecDeque<Offloads>>,
     ready: AtomicUsize,
     waker: Waker,
@@ -82,15 +105,16 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl OffloadPool {
-    /// Starts `threads` threads (at least one) on `cores` (empty: wherever the caller may run), with a queue
-    /// of `queue` operations.
+    /// Starts `threads` threads (at least one) on `cores` (empty: wherever the caller may run).
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn new(threads: usize, queue: usize, cores: &[u32]) -> io::Result<Arc<Self>> {
+    pub fn new(threads: usize, cores: &[u32]) -> io::Result<Arc<Self>> {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
-                jobs: VecDeque::with_capacity(queue.max(1)),
+                lanes: Vec::new(),
+                waiting: VecDeque::new(),
+                idle: threads.max(1),
                 closed: false,
             }),
             wanted: Condvar::new(),
@@ -116,10 +140,13 @@ impl OffloadPool {
     /// A client whose operations run on `medium`, `depth` at a time.
     #[must_use]
     pub fn client(&self, medium: Arc<dyn Offloaded>, depth: u32, waker: Waker) -> OffloadClient {
+        let address = Arc::as_ptr(&medium).cast::<()>().addr();
+        let lane = locked(&self.shared.queue).enter(address, depth as usize);
         OffloadClient {
             pool: Arc::clone(&self.shared),
             shared: Arc::new(ClientShared {
                 medium,
+                lane,
                 done: Mutex::new(VecDeque::with_capacity(depth as usize)),
                 ready: AtomicUsize::new(0),
                 waker,
@@ -139,24 +166,100 @@ impl Drop for OffloadPool {
     }
 }
 
+impl Queue {
+    /// Makes room for `depth` more operations in the medium's lane; gives its number.
+    fn enter(&mut self, medium: usize, depth: usize) -> usize {
+        let own = |lane: &Lane| lane.clients > 0 && lane.medium == medium;
+        let left = |lane: &Lane| lane.clients == 0 && lane.busy == 0 && lane.jobs.is_empty();
+        let place = (self.lanes.iter().position(own)).or_else(|| self.lanes.iter().position(left));
+        let place = place.unwrap_or_else(|| {
+            self.lanes.push(Lane {
+                medium,
+                clients: 0,
+                depth: 0,
+                jobs: VecDeque::new(),
+                busy: 0,
+            });
+            self.lanes.len() - 1
+        });
+        let lane = &mut self.lanes[place];
+        if lane.clients == 0 {
+            lane.medium = medium;
+            lane.depth = 0;
+        }
+        lane.clients += 1;
+        lane.depth += depth;
+        lane.jobs.reserve_exact(lane.depth);
+        self.waiting.reserve(self.lanes.len());
+        place
+    }
+
+    fn put(&mut self, place: usize, job: Job) {
+        let lane = &mut self.lanes[place];
+        if lane.jobs.is_empty() {
+            self.waiting.push_back(place);
+        }
+        lane.jobs.push_back(job);
+    }
+
+    /// Whether the lane may have another thread.
+    fn may_run(&self, place: usize) -> bool {
+        self.lanes[place].busy < self.idle
+    }
+
+    /// The next operation for a thread that is idle.
+    fn take(&mut self) -> Option<Job> {
+        let turn = (self.waiting.iter()).position(|&place| self.may_run(place))?;
+        let place = self.waiting.remove(turn)?;
+        let lane = &mut self.lanes[place];
+        let job = lane.jobs.pop_front()?;
+        if !lane.jobs.is_empty() {
+            self.waiting.push_back(place);
+        }
+        lane.busy += 1;
+        self.idle -= 1;
+        Some(job)
+    }
+
+    fn finished(&mut self, place: usize) {
+        self.lanes[place].busy -= 1;
+        self.idle += 1;
+    }
+
+    fn withdraw(&mut self, client: &Arc<ClientShared>, index: u32) -> Option<Job> {
+        let jobs = &mut self.lanes[client.lane].jobs;
+        let own = |job: &Job| job.index == index && Arc::ptr_eq(&job.client, client);
+        let place = jobs.iter().position(own)?;
+        let job = jobs.remove(place);
+        if jobs.is_empty() {
+            self.waiting.retain(|&lane| lane != client.lane);
+        }
+        job
+    }
+}
+
 impl Shared {
     fn work(&self) {
+        let mut queue = locked(&self.queue);
         loop {
-            let mut queue = locked(&self.queue);
-            let job = loop {
-                match queue.jobs.pop_front() {
-                    Some(job) => break job,
-                    None if queue.closed => return,
-                    None => {
-                        queue = self
-                            .wanted
-                            .wait(queue)
-                            .unwrap_or_else(PoisonError::into_inner);
-                    }
+            let Some(job) = queue.take() else {
+                if queue.closed {
+                    // What still waits is for the threads that its medium has.
+                    return;
                 }
+                queue = (self.wanted.wait(queue)).unwrap_or_else(PoisonError::into_inner);
+                continue;
             };
+            // One that finished may have made room for more than this.
+            let more = (queue.waiting.iter()).any(|&place| queue.may_run(place));
             drop(queue);
+            if more {
+                self.wanted.notify_one();
+            }
+            let lane = job.client.lane;
             job.run();
+            queue = locked(&self.queue);
+            queue.finished(lane);
         }
     }
 }
@@ -181,20 +284,24 @@ impl OffloadClient {
     /// Queues `io` under the name `index`.
     ///
     /// # Errors
-    /// The loan, when the queue is full.
+    /// The loan, when the pool is gone: nothing will ever run again.
     pub fn submit(&self, index: u32, io: BlockIo, loan: Option<Loan>) -> Result<(), Option<Loan>> {
         let mut queue = locked(&self.pool.queue);
-        if queue.closed || queue.jobs.len() == queue.jobs.capacity() {
+        if queue.closed {
             return Err(loan);
         }
-        queue.jobs.push_back(Job {
+        let job = Job {
             client: Arc::clone(&self.shared),
             index,
             io,
             loan,
-        });
+        };
+        queue.put(self.shared.lane, job);
+        let wanted = queue.may_run(self.shared.lane);
         drop(queue);
-        self.pool.wanted.notify_one();
+        if wanted {
+            self.pool.wanted.notify_one();
+        }
         Ok(())
     }
 
@@ -214,11 +321,121 @@ impl OffloadClient {
     /// Takes an operation back that no thread has begun; `None` when it is too late.
     #[must_use]
     pub fn withdraw(&self, index: u32) -> Option<Option<Loan>> {
-        let mut queue = locked(&self.pool.queue);
-        let place = queue
-            .jobs
-            .iter()
-            .position(|job| job.index == index && Arc::ptr_eq(&job.client, &self.shared))?;
-        queue.jobs.remove(place).map(|job| job.loan)
+        let job = locked(&self.pool.queue).withdraw(&self.shared, index);
+        job.map(|job| job.loan)
+    }
+}
+
+impl Drop for OffloadClient {
+    fn drop(&mut self) {
+        locked(&self.pool.queue).lanes[self.shared.lane].clients -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A device that hangs until it is let go.
+    #[derive(Debug, Default)]
+    struct Device {
+        free: Mutex<bool>,
+        freed: Condvar,
+    }
+
+    impl Device {
+        fn set_free(&self) {
+            *locked(&self.free) = true;
+            self.freed.notify_all();
+        }
+    }
+
+    impl Offloaded for Device {
+        fn run(&self, _: BlockIo, _: &mut [u8]) -> Result<(), BlockError> {
+            let free = locked(&self.free);
+            drop(self.freed.wait_while(free, |free| !*free));
+            Ok(())
+        }
+    }
+
+    fn client(pool: &OffloadPool, device: &Arc<Device>) -> (OffloadClient, Receiver<()>) {
+        let (done, is_done) = channel();
+        let waker = Waker(Arc::new(move || drop(done.send(()))));
+        let medium: Arc<dyn Offloaded> = Arc::<Device>::clone(device);
+        (pool.client(medium, 32, waker), is_done)
+    }
+
+    fn hang(client: &OffloadClient) {
+        for index in 0..32 {
+            client.submit(index, BlockIo::Flush, None).expect("open");
+        }
+    }
+
+    #[test]
+    fn devices_that_hang_do_not_stop_another_one() {
+        let pool = OffloadPool::new(8, &[]).expect("threads");
+        let hung: [Arc<Device>; 2] = Default::default();
+        // Two cores' backends of the same medium count as one.
+        let stuck = [&hung[0], &hung[0], &hung[1]].map(|device| client(&pool, device));
+        stuck.iter().for_each(|(client, _)| hang(client));
+        let good = Arc::new(Device::default());
+        good.set_free();
+        let (client, is_done) = client(&pool, &good);
+        for index in 0..100 {
+            client.submit(index, BlockIo::Flush, None).expect("open");
+            is_done
+                .recv_timeout(Duration::from_secs(20))
+                .expect("it is done although the others hang");
+            assert_eq!(client.poll().map(|back| back.index), Some(index));
+        }
+        let job = stuck[0].0.withdraw(31);
+        assert!(job.is_some(), "it never began");
+        hung.iter().for_each(|device| device.set_free());
+        drop(pool);
+        let back: usize = (stuck.iter())
+            .map(|(client, _)| std::iter::from_fn(|| client.poll()).count())
+            .sum();
+        assert_eq!(back, 3 * 32 - 1, "what is queued is finished");
+    }
+
+    #[test]
+    fn a_medium_alone_has_half_of_the_threads() {
+        let pool = OffloadPool::new(8, &[]).expect("threads");
+        let device = Arc::new(Device::default());
+        let (client, _) = client(&pool, &device);
+        hang(&client);
+        while locked(&pool.shared.queue).idle > 4 {
+            std::thread::yield_now();
+        }
+        assert_eq!(locked(&pool.shared.queue).lanes[0].busy, 4);
+        assert!(locked(&pool.shared.queue).take().is_none());
+        device.set_free();
+    }
+
+    #[test]
+    fn a_lane_that_everybody_left_is_used_again() {
+        let pool = OffloadPool::new(1, &[]).expect("threads");
+        let devices: [Arc<Device>; 3] = Default::default();
+        for device in &devices {
+            device.set_free();
+            let (client, is_done) = client(&pool, device);
+            client.submit(0, BlockIo::Flush, None).expect("open");
+            is_done.recv().expect("done");
+            while locked(&pool.shared.queue).idle == 0 {
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(locked(&pool.shared.queue).lanes.len(), 1);
+    }
+
+    #[test]
+    fn a_pool_that_is_gone_takes_nothing() {
+        let pool = OffloadPool::new(1, &[]).expect("threads");
+        let (client, _) = client(&pool, &Arc::default());
+        drop(pool);
+        assert!(client.submit(0, BlockIo::Flush, None).is_err());
     }
 }

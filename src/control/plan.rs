@@ -14,10 +14,8 @@ use crate::session::target::{Target, TargetSet};
 use crate::sys::ring::{self, RingConfig};
 use crate::sys::{cpu, numa};
 
-/// Threads for what blocks, when nobody says.
-const OFFLOAD_THREADS: usize = 8;
-/// Operations that wait for one of these threads.
-const OFFLOAD_QUEUE: usize = 1024;
+/// Threads for what blocks: a storage alone has half of them, and the fifth that hangs takes the last.
+const OFFLOAD_THREADS: usize = 16;
 
 /// With so many cores to spare, one of them is idle when a worker wants it.
 const PLENTY: usize = 2;
@@ -129,7 +127,7 @@ impl Plan<'_> {
 
     /// Threads for what blocks.
     pub(super) fn offload(&self) -> Result<Arc<OffloadPool>, Failure> {
-        OffloadPool::new(OFFLOAD_THREADS, OFFLOAD_QUEUE, &self.worker_cores())
+        OffloadPool::new(OFFLOAD_THREADS, &self.worker_cores())
             .map_err(|e| Failure::one(format!("threads for what blocks: {e}")))
     }
 

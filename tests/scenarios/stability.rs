@@ -28,7 +28,7 @@ fn on_a_ring(dir: &Path) -> (Pair, SharedRing) {
     let geometry = opened.medium.geometry();
     let context = AttachContext {
         ring: Some(ring.clone()),
-        offload: OffloadPool::new(1, 16, &[]).unwrap(),
+        offload: OffloadPool::new(1, &[]).unwrap(),
         waker: Waker(Arc::new(|| ())),
         depth: 64,
     };

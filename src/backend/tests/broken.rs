@@ -214,3 +214,22 @@ fn of_many_flushes_at_a_time_none_succeeds_when_what_was_written_is_lost() {
         }
     }
 }
+
+#[test]
+fn a_backend_whose_threads_are_gone_says_so_and_gives_the_buffer_back() {
+    let (mut context, pool) = context();
+    let medium: Arc<dyn Medium> = Arc::new(FileMedium::new(slow_file()));
+    let mut backend = Arc::clone(&medium).attach(&context).expect("room");
+    context.offload = OffloadPool::new(1, &[]).expect("threads");
+    let buffer = pool.take(4096, 4096).expect("the pool is large enough");
+    let extent = Extent::new(Lba(0), Blocks(8), medium.geometry().capacity).expect("in range");
+    let io = BlockIo::Write { extent, fua: true };
+    match backend.submit(IoTag(1), io, Some(buffer)) {
+        Submit::Done(completion) => {
+            assert_eq!(completion.result, Err(BlockError::Gone));
+            assert!(completion.buffer.is_some());
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(backend.in_flight(), 0);
+}

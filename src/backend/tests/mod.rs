@@ -38,7 +38,7 @@ fn context() -> (AttachContext, Pool) {
     let thread = std::thread::current();
     let context = AttachContext {
         ring,
-        offload: OffloadPool::new(2, 64, &[]).expect("threads"),
+        offload: OffloadPool::new(2, &[]).expect("threads"),
         waker: Waker(Arc::new(move || thread.unpark())),
         depth: DEPTH,
     };
