@@ -363,7 +363,9 @@ mod tests {
 
     fn client(pool: &OffloadPool, device: &Arc<Device>) -> (OffloadClient, Receiver<()>) {
         let (done, is_done) = channel();
-        let waker = Waker(Arc::new(move || drop(done.send(()))));
+        let waker = Waker(Arc::new(move || {
+            let _ = done.send(());
+        }));
         let medium: Arc<dyn Offloaded> = Arc::<Device>::clone(device);
         (pool.client(medium, 32, waker), is_done)
     }

@@ -43,6 +43,8 @@ pub struct Directory {
     homes: HashMap<Arc<Nexus>, Home>,
     /// Sessions and placed logins per reactor.
     load: Vec<u32>,
+    /// Whether a reactor is gone for good.
+    is_gone: Vec<bool>,
     /// The TSIH to try first: handles are given out in turn, so that a stale one is not soon somebody else's.
     next: u16,
 }
@@ -55,6 +57,7 @@ impl Directory {
             entries: HashMap::new(),
             homes: HashMap::new(),
             load: vec![0; usize::from(reactors.max(1))],
+            is_gone: vec![false; usize::from(reactors.max(1))],
             next: 1,
         }
     }
@@ -92,7 +95,9 @@ impl Directory {
             .as_ref()
             .and_then(|nexus| self.homes.get(nexus))
             .map(|home| home.reactor);
-        let reactor = at_home.unwrap_or_else(|| self.least_loaded());
+        let reactor = at_home
+            .or_else(|| self.least_loaded())
+            .ok_or(LoginStatus::OUT_OF_RESOURCES)?;
         if let Some(nexus) = &nexus {
             self.homes
                 .entry(Arc::clone(nexus))
@@ -131,6 +136,21 @@ impl Directory {
         }
     }
 
+    /// The reactor's thread has ended: what was there is gone, and nobody is placed there any more.
+    pub fn reactor_gone(&mut self, reactor: ReactorId) {
+        let here = |entry: &Entry| entry.reactor == reactor;
+        let lost: Vec<u16> = (self.entries.iter())
+            .filter(|(_, entry)| here(entry))
+            .map(|(&tsih, _)| tsih)
+            .collect();
+        for tsih in lost {
+            self.ended(tsih);
+        }
+        if let Some(is_gone) = self.is_gone.get_mut(usize::from(reactor.0)) {
+            *is_gone = true;
+        }
+    }
+
     /// Sessions and placed logins there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -156,11 +176,13 @@ impl Directory {
         }
     }
 
-    fn least_loaded(&self) -> ReactorId {
+    /// `None`: no reactor is left.
+    fn least_loaded(&self) -> Option<ReactorId> {
         let index = (0..self.load.len())
-            .min_by_key(|&i| self.load[i])
-            .unwrap_or(0);
-        ReactorId(u16::try_from(index).expect("there are at most 65536 reactors"))
+            .filter(|&i| !self.is_gone[i])
+            .min_by_key(|&i| self.load[i])?;
+        let index = u16::try_from(index).expect("there are at most 65536 reactors");
+        Some(ReactorId(index))
     }
 
     /// A TSIH nobody holds. Bounded by the number of handles.
@@ -229,6 +251,26 @@ mod tests {
         assert_eq!(
             third.reactor, first.reactor,
             "the second one is still there"
+        );
+    }
+
+    #[test]
+    fn what_was_on_a_reactor_that_is_gone_starts_anew_elsewhere() {
+        let mut directory = Directory::new(2);
+        let first = directory.place(&request(1, 7, "t")).expect("a new session");
+        let other = directory.place(&request(2, 7, "t")).expect("a new session");
+        directory.reactor_gone(first.reactor);
+        assert_eq!(directory.len(), 1, "the other one is still there");
+        directory.ended(first.tsih);
+        for n in [1, 3, 4, 5] {
+            let place = directory.place(&request(n, 7, "t")).expect("a new session");
+            assert_eq!(place.reactor, other.reactor);
+        }
+        directory.reactor_gone(other.reactor);
+        assert!(directory.is_empty() && directory.homes.is_empty());
+        assert_eq!(
+            directory.place(&request(1, 7, "t")),
+            Err(LoginStatus::OUT_OF_RESOURCES)
         );
     }
 

@@ -197,7 +197,7 @@ impl Controller {
             targets,
             census: Arc::clone(&census),
             limits: settings.connections,
-            reactors: mailboxes,
+            reactors: mailboxes.clone(),
             turn: 0,
         };
         let directory = Directory::new(plan.count());
@@ -208,9 +208,13 @@ impl Controller {
             patience: settings.patience,
             on_failure: settings.on_failure,
         };
-        let control = service
-            .start(duty)
-            .map_err(|e| Failure::one(format!("the control thread: {e}")))?;
+        let control = match service.start(duty) {
+            Ok(control) => control,
+            Err(error) => {
+                plan::stop_all(&mailboxes, reactors);
+                return Err(Failure::one(format!("the control thread: {error}")));
+            }
+        };
         let media = opened.seats.into_iter().map(|seat| seat.medium).collect();
         Ok(Self {
             control,

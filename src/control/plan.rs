@@ -215,7 +215,10 @@ fn spare_cores(allowed: &[u32], reactors: &[u32]) -> Vec<u32> {
 }
 
 /// Ends the reactors that were started already.
-fn stop_all(mailboxes: &[reactor::Mailbox<reactor::Message>], threads: Vec<JoinHandle<()>>) {
+pub(super) fn stop_all(
+    mailboxes: &[reactor::Mailbox<reactor::Message>],
+    threads: Vec<JoinHandle<()>>,
+) {
     for mailbox in mailboxes {
         let _ = mailbox.send(reactor::Message::Stop {
             deadline: std::time::Instant::now(),

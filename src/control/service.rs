@@ -190,6 +190,7 @@ impl Control {
                 Request::Ended { tsih } => self.duty.directory.ended(tsih),
                 Request::Stopped { reactor, panicked } => {
                     self.living -= 1;
+                    self.duty.directory.reactor_gone(reactor);
                     if panicked || !self.is_stopping {
                         let sentence =
                             format!("reactor {} failed; its sessions are lost", reactor.0);

@@ -50,8 +50,12 @@ pub(super) fn targets(walk: &mut Walk, top: &Members<'_>, config: &mut Config) {
 
 fn portal_groups(walk: &mut Walk, of: &Members<'_>, portals: &[Portal]) -> Vec<(u16, Vec<u64>)> {
     let mut groups: Vec<(u16, Vec<u64>)> = Vec::new();
+    let mut at = of.place().to_owned();
     let map = match walk.any(of, "tpgts") {
-        Some((place, json)) => walk.map(&place, json),
+        Some((place, json)) => {
+            at.clone_from(&place);
+            walk.map(&place, json)
+        }
         None => {
             walk.mistake(
                 of.place(),
@@ -63,6 +67,7 @@ fn portal_groups(walk: &mut Walk, of: &Members<'_>, portals: &[Portal]) -> Vec<(
     let Some(map) = map else {
         return groups;
     };
+    let mistakes = walk.mistakes.len();
     for (key, place, json) in map.iter() {
         // Tag 0 is allowed by the standard's encoding, but some initiators take it for "none".
         let tag = key.parse::<u16>().ok();
@@ -88,6 +93,10 @@ fn portal_groups(walk: &mut Walk, of: &Members<'_>, portals: &[Portal]) -> Vec<(
             }
         }
         groups.extend(tag.map(|tag| (tag, members)));
+    }
+    // Where a mistake was found, there may be a portal behind it.
+    if walk.mistakes.len() == mistakes && groups.iter().all(|(_, members)| members.is_empty()) {
+        walk.mistake(at, "names no portal: nobody could reach this target");
     }
     groups.sort_by_key(|(tag, _)| *tag);
     groups

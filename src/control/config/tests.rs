@@ -86,6 +86,21 @@ fn every_mistake_is_named_with_its_place() {
 }
 
 #[test]
+fn a_target_without_a_portal_is_a_mistake() {
+    for groups in ["{}", r#"{"1": []}"#, r#"{"1": [], "2": []}"#] {
+        let target = format!(r#""tpgts": {groups}, "luns": {{"0": 7}}"#);
+        assert_eq!(
+            mistakes(&file("", "", &target)),
+            [
+                r#"iscsitargets."iqn.2024-01.com.x:a".tpgts: names no portal: nobody could reach this target"#
+            ]
+        );
+    }
+    let one_is_enough = r#""tpgts": {"1": [], "2": [0]}, "luns": {"0": 7}"#;
+    assert!(Config::parse(&file("", "", one_is_enough), None).is_ok());
+}
+
+#[test]
 fn a_key_given_twice_is_a_mistake() {
     let twice = file("", "", r#""tpgts": {"1": [0]}, "luns": {"0": 7, "0": 7}"#);
     assert_eq!(
