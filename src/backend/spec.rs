@@ -127,6 +127,8 @@ pub struct Opened {
     pub medium: Arc<dyn Medium>,
     /// What was wished for and is not so, in sentences.
     pub notes: Vec<String>,
+    /// Its file did not exist and was made.
+    pub created: bool,
 }
 
 /// Why a medium cannot be served: what, where, and what to do.
@@ -198,6 +200,7 @@ fn open_null(spec: &BackendSpec) -> Result<Opened, Complaint> {
     Ok(Opened {
         medium: Arc::new(medium),
         notes: Vec::new(),
+        created: false,
     })
 }
 
@@ -209,7 +212,9 @@ fn open_ram(spec: &BackendSpec) -> Result<Opened, Complaint> {
         )
     })?;
     check_size(bytes, spec.block_size)?;
-    if let Some(available) = available_memory().filter(|&available| available < bytes) {
+    // Taking more than there is would end with the process being killed.
+    let available = sys::memory::Machine::read().available;
+    if available < bytes {
         return Err(complain(
             format!("{bytes} bytes are more than the {available} bytes of memory there are"),
             "use a smaller size",
@@ -225,24 +230,34 @@ fn open_ram(spec: &BackendSpec) -> Result<Opened, Complaint> {
     Ok(Opened {
         medium: Arc::new(medium),
         notes: Vec::new(),
+        created: false,
     })
-}
-
-/// Memory that can be had, in bytes. Taking more would end with the process being killed.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    kib.checked_mul(1024)
 }
 
 fn open_disk(spec: &BackendSpec) -> Result<Opened, Complaint> {
     let mut notes = Vec::new();
-    let file = match std::fs::metadata(&spec.path) {
-        Ok(facts) => open_existing(spec, &facts)?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => create(spec)?,
+    let (file, created) = match std::fs::metadata(&spec.path) {
+        Ok(facts) => (open_existing(spec, &facts)?, false),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => (create(spec)?, true),
         Err(e) => return Err(io_complaint("it cannot be looked at", &e)),
     };
+    let medium = open_file(spec, file, &mut notes);
+    if medium.is_err() && created {
+        // By us, a moment ago, and empty.
+        let _ = std::fs::remove_file(&spec.path);
+    }
+    Ok(Opened {
+        medium: medium?,
+        notes,
+        created,
+    })
+}
+
+fn open_file(
+    spec: &BackendSpec,
+    file: File,
+    notes: &mut Vec<String>,
+) -> Result<Arc<dyn Medium>, Complaint> {
     let facts = file
         .metadata()
         .map_err(|e| io_complaint("it cannot be looked at", &e))?;
@@ -251,7 +266,7 @@ fn open_disk(spec: &BackendSpec) -> Result<Opened, Complaint> {
             .map_err(|e| io_complaint("the device does not tell its size", &e))?;
         Some(facts)
     } else {
-        take_lock(spec, &file, &mut notes)?;
+        take_lock(spec, &file, notes)?;
         None
     };
     let bytes = device.map_or(facts.len(), |d| d.bytes);
@@ -285,7 +300,7 @@ fn open_disk(spec: &BackendSpec) -> Result<Opened, Complaint> {
         poisoned: AtomicBool::new(false),
     };
     let disk = Arc::new(disk);
-    let medium: Arc<dyn Medium> = match spec.kind {
+    Ok(match spec.kind {
         BackendKind::IoUring => match sys::ring::probe() {
             Ok(()) => Arc::new(RingMedium::new(disk)),
             Err(e) => {
@@ -297,8 +312,7 @@ fn open_disk(spec: &BackendSpec) -> Result<Opened, Complaint> {
             }
         },
         _ => Arc::new(FileMedium::new(disk)),
-    };
-    Ok(Opened { medium, notes })
+    })
 }
 
 fn io_complaint(what: &str, error: &io::Error) -> Complaint {

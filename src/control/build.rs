@@ -1,6 +1,6 @@
 //! From a configuration to what the reactors need: media, logical units, targets.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::config::{Config, Storage};
@@ -25,6 +25,27 @@ pub(super) struct Opened {
     /// `deviceID` of each seat.
     device_ids: Vec<u64>,
     pub(super) notes: Vec<String>,
+    pub(super) created: Created,
+}
+
+/// Files that were made for storages. Nothing is left of them when what they are for does not start.
+#[derive(Debug, Default)]
+pub(super) struct Created(Vec<PathBuf>);
+
+impl Created {
+    /// It started.
+    pub(super) fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // By us, a moment ago, and empty.
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// Opens every storage that a target uses; blocks.
@@ -48,6 +69,9 @@ pub(super) fn open_storages(config: &Config, settings: &Settings) -> Result<Open
         match open(&spec_of(storage)) {
             Ok(medium) => {
                 opened.notes.extend(medium.notes);
+                if medium.created {
+                    opened.created.0.push(storage.path.clone());
+                }
                 let id =
                     UnitId(u32::try_from(opened.seats.len()).expect("fewer storages than 2^32"));
                 opened
@@ -183,4 +207,46 @@ pub(super) fn lun_facts(target: &Target, seats: &[Seat]) -> Vec<LunFacts> {
         })
     };
     target.luns.iter().filter_map(fact).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_made_goes_away_when_another_storage_cannot_be_opened() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = |name: &str| dir.path().join(name).display().to_string();
+        let config = |second: &str| {
+            let text = format!(
+                r#"{{"storages": [
+                    {{"deviceID": 1, "path": "file:{}", "size": "1M"}},
+                    {{"deviceID": 2, "path": "file:{second}", "size": "1M"}}],
+                "iscsiportals": [{{"id": 0, "portal": "127.0.0.1:0"}}],
+                "iscsitargets": {{"iqn.2024-01.com.x:a":
+                    {{"tpgts": {{"1": [0]}}, "luns": {{"0": 1, "1": 2}}}}}}}}"#,
+                place("new.img")
+            );
+            Config::parse(&text, None).expect("good")
+        };
+        let settings = Settings::default();
+        let bad = config(&place("none/old.img"));
+        assert_eq!(
+            open_storages(&bad, &settings)
+                .map(drop)
+                .map_err(|e| e.len()),
+            Err(1)
+        );
+        assert!(!dir.path().join("new.img").exists());
+        let good = config(&place("old.img"));
+        drop(open_storages(&good, &settings).expect("both"));
+        assert!(!dir.path().join("old.img").exists(), "it did not start");
+        open_storages(&good, &settings)
+            .expect("both")
+            .created
+            .keep();
+        assert!(dir.path().join("old.img").exists());
+        drop(open_storages(&good, &settings).expect("both"));
+        assert!(dir.path().join("old.img").exists(), "it was there before");
+    }
 }

@@ -1,35 +1,11 @@
 //! How much memory the reactors' pools get.
 
-use std::path::Path;
+use crate::sys::memory::Machine;
 
 /// Most that one reactor takes when nobody says.
 const DEFAULT_MOST: u64 = 256 << 20;
 /// Least that a reactor can serve anybody with.
 const LEAST: u64 = 16 << 20;
-
-/// What the machine has, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Machine {
-    /// In all, or what the control group may use if that is less.
-    total: u64,
-    /// Free, or easily freed.
-    available: u64,
-}
-
-impl Machine {
-    /// This machine.
-    pub(super) fn read() -> Self {
-        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let total = field(&text, "MemTotal:").unwrap_or(1 << 30);
-        let available = field(&text, "MemAvailable:").unwrap_or(total / 2);
-        let (limit, used) = control_group().unwrap_or((u64::MAX, 0));
-        let free = limit.saturating_sub(used);
-        Self {
-            total: total.min(limit),
-            available: available.min(free),
-        }
-    }
-}
 
 /// How many reactors there is memory for; at least one.
 pub(super) fn most_reactors(machine: Machine) -> usize {
@@ -69,38 +45,6 @@ pub(super) fn per_reactor(
         return (given.min(wanted), Some(note));
     }
     (wanted, None)
-}
-
-/// A line of /proc/meminfo, in bytes.
-fn field(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
-
-/// Limit and use of this process's control group (version 2), the nearest that has a limit.
-fn control_group() -> Option<(u64, u64)> {
-    let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let number = |file: &Path| {
-        std::fs::read_to_string(file)
-            .ok()?
-            .trim()
-            .parse::<u64>()
-            .ok()
-    };
-    let mut place = Some(Path::new(path));
-    while let Some(group) = place {
-        let directory = Path::new("/sys/fs/cgroup").join(group);
-        if let Some(limit) = number(&directory.join("memory.max")) {
-            return Some((
-                limit,
-                number(&directory.join("memory.current")).unwrap_or(0),
-            ));
-        }
-        place = group.parent();
-    }
-    None
 }
 
 #[cfg(test)]
@@ -156,15 +100,5 @@ mod tests {
         assert_eq!(bytes, LEAST);
         assert!(note.is_some());
         assert_eq!(per_reactor(LARGE, 1, Some(64 << 20)), (64 << 20, None));
-    }
-
-    #[test]
-    fn this_machine_has_memory() {
-        let machine = Machine::read();
-        assert!(machine.total >= 1 << 20);
-        assert_eq!(
-            field("MemTotal:       16 kB\n", "MemTotal:"),
-            Some(16 << 10)
-        );
     }
 }

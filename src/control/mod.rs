@@ -37,6 +37,7 @@ use crate::reactor::{Berth, Census, Surroundings};
 use crate::session::SessionLimits;
 use crate::session::login::LoginLimits;
 use crate::stats::{self, Cell};
+use crate::sys::memory::Machine;
 use crate::sys::{cpu, numa, socket};
 
 /// Events that wait for the control thread to log them.
@@ -215,6 +216,7 @@ impl Controller {
                 return Err(Failure::one(format!("the control thread: {error}")));
             }
         };
+        opened.created.keep();
         let media = opened.seats.into_iter().map(|seat| seat.medium).collect();
         Ok(Self {
             control,
@@ -321,7 +323,7 @@ fn prepare(config: &Config, notes: &mut Vec<String>) -> Result<Vec<u32>, Failure
         ));
         cores.truncate(time);
     }
-    let most = memory::most_reactors(memory::Machine::read());
+    let most = memory::most_reactors(Machine::read());
     if most < cores.len() {
         notes.push(format!(
             "there is memory for {most} reactors, not for {}",

@@ -11,6 +11,7 @@ pub mod cpu;
 pub mod errno;
 pub mod file;
 pub mod hugepage;
+pub mod memory;
 pub mod numa;
 pub mod ring;
 pub mod socket;
