@@ -42,7 +42,7 @@ fn shard_with_ram() -> Shard {
     let medium = Arc::new(medium);
     let context = AttachContext {
         ring: None,
-        offload: OffloadPool::new(1, 16, &[]).expect("a thread"),
+        offload: OffloadPool::new(1, &[]).expect("a thread"),
         waker: Waker(Arc::new(|| {})),
         depth: 64,
     };

@@ -13,6 +13,7 @@
 mod arrival;
 mod idle;
 mod inbox;
+mod lingering;
 mod message;
 mod seating;
 mod slots;
@@ -34,6 +35,7 @@ use mio::{Events, Poll, Token};
 
 use self::arrival::Connection;
 use self::idle::{Idle, Next};
+use self::lingering::Lingering;
 use self::message::Nexus;
 use self::slots::Slots;
 use self::timer::Timer;
@@ -87,6 +89,8 @@ struct Reactor {
     inbox: Inbox<Message>,
     around: Surroundings,
     connections: Slots<Connection>,
+    /// Sockets of connections that we closed.
+    lingering: Lingering,
     sessions: HashMap<SessionKey, Seated>,
     nexuses: HashMap<Nexus, SessionKey>,
     /// Connections that may have something to receive.
@@ -276,8 +280,13 @@ impl Reactor {
             Stop::No => None,
             Stop::Finishing(at) | Stop::Closing(at) => Some(at),
         };
+        let lingering = (!self.lingering.is_empty()).then_some(self.now);
         let logins = self.connections.values().filter_map(Connection::deadline);
-        logins.chain(self.shard.poll_timeout()).chain(stop).min()
+        logins
+            .chain(self.shard.poll_timeout())
+            .chain(stop)
+            .chain(lingering)
+            .min()
     }
 
     /// Copies what the shard counted to where others can read it.
@@ -310,6 +319,7 @@ impl Reactor {
     fn expire(&mut self) -> usize {
         self.publish();
         self.expire_logins();
+        self.lingering.look(self.now);
         self.shard.handle_timeout(self.now);
         self.advance_stop()
     }
@@ -349,7 +359,9 @@ impl Reactor {
     fn is_finished(&self) -> bool {
         match self.stop {
             Stop::No | Stop::Finishing(_) => false,
-            Stop::Closing(grace) => self.sessions.is_empty() || self.now >= grace,
+            Stop::Closing(grace) => {
+                (self.sessions.is_empty() && self.lingering.is_empty()) || self.now >= grace
+            }
         }
     }
 

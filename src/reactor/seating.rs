@@ -164,6 +164,10 @@ impl Reactor {
         let Some(connection) = self.remove(slot) else {
             return;
         };
+        if !matches!(reason, Reason::PeerClosed | Reason::Socket(_)) {
+            let registry = self.poll.registry();
+            self.lingering.add(self.now, connection.socket, registry);
+        }
         match connection.phase {
             Phase::Login(entering) => {
                 self.count_failed_login(reason);

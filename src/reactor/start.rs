@@ -13,6 +13,7 @@ use mio::{Events, Interest, Poll, Waker};
 
 use super::idle::{Idle, PollPolicy};
 use super::inbox::{Inbox, Mailbox, inbox};
+use super::lingering::Lingering;
 use super::message::{Event, Message, Request};
 use super::slots::Slots;
 use super::timer::Timer;
@@ -242,6 +243,7 @@ impl Reactor {
             inbox: berth.inbox,
             around,
             connections: Slots::new(),
+            lingering: Lingering::new(),
             sessions: HashMap::new(),
             nexuses: HashMap::new(),
             active: Vec::with_capacity(EVENTS),
