@@ -67,6 +67,25 @@ fn status(answer: &[u8]) -> u16 {
 }
 
 #[test]
+fn a_refusal_arrives_although_more_was_sent_than_anybody_reads() {
+    let siege = Siege::new();
+    let mut text = Vec::new();
+    write_pair(&mut text, "InitiatorName", "iqn.2026-11.com.example:i");
+    write_pair(&mut text, "TargetName", "iqn.2026-11.com.example:nowhere");
+    for n in 0..20 {
+        let mut stream = TcpStream::connect(siege.daemon.address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut bytes = login_with(&text, false, n);
+        bytes.resize(100_000, 0);
+        stream.write_all(&bytes).expect("it is not reset");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("it is not reset");
+        assert_eq!(status(&answer), 0x0203, "not found");
+    }
+    drop(siege);
+}
+
+#[test]
 fn what_is_no_iscsi_ends_its_connection() {
     let mut siege = Siege::new();
     let tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x20\x13\x37abcdefghijklmnopqrstuvwxyz0123456789";
