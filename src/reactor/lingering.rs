@@ -49,10 +49,12 @@ impl Lingering {
         self.sockets.push((now + PATIENCE, stream));
     }
 
-    /// Throws away what came, and drops those that are over or had their time.
-    pub(super) fn look(&mut self, now: Instant) {
+    /// Throws away what came, and drops those that are over or had their time; returns how many.
+    pub(super) fn look(&mut self, now: Instant) -> usize {
+        let before = self.sockets.len();
         self.sockets
             .retain_mut(|(until, stream)| !is_over(stream) && *until > now);
+        before - self.sockets.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -105,7 +107,7 @@ mod tests {
         lingering.add(now, socket, poll.registry());
         // This would be answered with a reset.
         peer.write_all(&[2; 5000]).expect("it is open");
-        lingering.look(now);
+        assert_eq!(lingering.look(now), 0);
         peer.write_all(&[3; 5000]).expect("it is still open");
         let mut said = Vec::new();
         peer.read_to_end(&mut said).expect("an orderly end");
@@ -123,9 +125,9 @@ mod tests {
         let mut lingering = Lingering::new();
         let (socket, _peer) = pair(&poll);
         lingering.add(now, socket, poll.registry());
-        lingering.look(now + PATIENCE / 2);
+        assert_eq!(lingering.look(now + PATIENCE / 2), 0);
         assert!(!lingering.is_empty());
-        lingering.look(now + PATIENCE);
+        assert_eq!(lingering.look(now + PATIENCE), 1);
         assert!(lingering.is_empty());
     }
 

@@ -319,9 +319,10 @@ impl Reactor {
     fn expire(&mut self) -> usize {
         self.publish();
         self.expire_logins();
-        self.lingering.look(self.now);
+        // It counts as work: a stop that waited for this must not sleep now.
+        let gone = self.lingering.look(self.now);
         self.shard.handle_timeout(self.now);
-        self.advance_stop()
+        gone + self.advance_stop()
     }
 
     fn begin_stop(&mut self, deadline: Instant) {
