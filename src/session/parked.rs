@@ -25,6 +25,13 @@ struct ParkedCommand {
     spent: bool,
 }
 
+impl ParkedCommand {
+    fn is_scsi_command(&self, tag: u32) -> bool {
+        let bhs: &ScsiCommandBhs = header(&self.header);
+        bhs.opcode & 0x3f == Opcode::SCSI_COMMAND.0 && bhs.initiator_task_tag.get() == tag
+    }
+}
+
 /// Commands that were aborted before they came: those before this CmdSN, of one LUN (an index) or of all.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forsaken {
@@ -104,9 +111,14 @@ impl Session {
         }
     }
 
-    /// Considers a CmdSN as received (section 11.6.1, rule b).
-    pub(super) fn plug(&mut self, home: &mut Home, cmd_sn: SerialNumber) {
+    /// Considers a CmdSN as received (section 11.6.1, rule b). False: it has been, by something else than
+    /// the SCSI command `tag`, which is not to suffer for it.
+    pub(super) fn plug(&mut self, home: &mut Home, cmd_sn: SerialNumber, tag: u32) -> bool {
         if let Some(at) = self.parked.iter().position(|p| p.cmd_sn == cmd_sn) {
+            let command = self.parked[at].command.as_ref();
+            if command.is_some_and(|c| !c.is_scsi_command(tag)) {
+                return false;
+            }
             let parked = self.parked.swap_remove(at);
             self.forget_parked(home, parked);
         }
@@ -117,6 +129,7 @@ impl Session {
             });
         }
         self.run_parked(home);
+        true
     }
 
     /// Aborts what comes before `cmd_sn` but is not running yet: parked commands, and those that are still

@@ -135,3 +135,38 @@ fn what_a_function_aborted_before_it_came_is_forgotten_when_it_has_come() {
     host.read(&mut shard, 3, 0, 1);
     assert_eq!(host.receive(&mut shard).len(), 1, "it is answered");
 }
+
+/// Whoever names the CmdSN of another command (or of no command at all) does not abort it.
+#[test]
+fn abort_task_with_the_cmd_sn_of_something_else_drops_nothing() {
+    let medium = medium();
+    let mut shard = shard(0, 1, &medium, 16);
+    let mut host = Host::open(&mut shard, wide());
+    let first = host.cmd_sn;
+    host.cmd_sn = first + 1;
+    host.read(&mut shard, 1, 0, 1);
+    let ping = NopOutBhs {
+        opcode: Opcode::NOP_OUT.0,
+        initiator_task_tag: 2.into(),
+        cmd_sn: host.cmd_sn.into(),
+        ..zerocopy::FromZeros::new_zeroed()
+    };
+    host.cmd_sn += 1;
+    host.send(&mut shard, ping.as_bytes(), &[]);
+    let abort = TaskManagementFunction::ABORT_TASK;
+    // Of a tag that is unknown, and of a ping, which is no task.
+    host.function(&mut shard, 50, abort, (77, first + 1));
+    host.function(&mut shard, 51, abort, (2, first + 2));
+    for pdu in host.receive(&mut shard) {
+        let response = pdu.as_::<TaskManagementResponseBhs>().response;
+        let expected = TaskManagementResponse::TASK_DOES_NOT_EXIST;
+        assert_eq!(TaskManagementResponse(response), expected, "{pdu:?}");
+    }
+    host.cmd_sn = first;
+    host.read(&mut shard, 3, 0, 1);
+    let pdus = host.receive(&mut shard);
+    for tag in [1, 2, 3] {
+        let answered = |p: &Pdu| p.as_::<NopOutBhs>().initiator_task_tag.get() == tag;
+        assert!(pdus.iter().any(answered), "{tag} is answered: {pdus:?}");
+    }
+}
