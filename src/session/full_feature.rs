@@ -162,7 +162,7 @@ impl Session {
                 home.count(Event::OutsideWindow);
                 self.forget_received(home, data);
             }
-            Arrival::Early => self.park(home, cmd_sn, bhs, data),
+            Arrival::Early => self.park(home, cmd_sn, whole_header, data),
             Arrival::Next => {
                 self.window.admit();
                 self.execute(home, whole_header, data, false);

@@ -4,10 +4,11 @@ use super::Session;
 use super::command::Received;
 use super::error::Event;
 use super::home::Home;
+use super::transmit::{INLINE, Inline};
 use crate::buffer::{Buffer, CHUNK};
 use crate::pdu::bhs::{BHS_LEN, ScsiCommandBhs};
 use crate::pdu::code::Opcode;
-use crate::pdu::frame::header;
+use crate::pdu::frame::{Ahs, AhsSegments, header};
 use crate::units::SerialNumber;
 
 /// A command that came before its turn, or a number that is to be passed over.
@@ -20,16 +21,42 @@ pub(super) struct Parked {
 
 #[derive(Debug)]
 struct ParkedCommand {
-    header: [u8; BHS_LEN],
+    header: Inline,
     data: Option<(Buffer, usize)>,
     spent: bool,
 }
 
 impl ParkedCommand {
-    fn is_scsi_command(&self, tag: u32) -> bool {
-        let bhs: &ScsiCommandBhs = header(&self.header);
-        bhs.opcode & 0x3f == Opcode::SCSI_COMMAND.0 && bhs.initiator_task_tag.get() == tag
+    /// Its header, if it is a SCSI command.
+    fn scsi_command(&self) -> Option<&ScsiCommandBhs> {
+        let bhs: &ScsiCommandBhs = header(self.header.as_slice().first_chunk()?);
+        (bhs.opcode & 0x3f == Opcode::SCSI_COMMAND.0).then_some(bhs)
     }
+}
+
+/// What of a header matters later: all of it, as far as a Reject has room to show it; beyond that, the one
+/// additional header segment that means something here.
+fn essence(whole_header: &[u8]) -> Inline {
+    let (bhs, ahs) = whole_header.split_at(BHS_LEN.min(whole_header.len()));
+    let length = AhsSegments::new(ahs).find_map(|segment| match segment {
+        Ok(Ahs::BidirectionalReadLength(len)) => Some(len),
+        _ => None,
+    });
+    match length {
+        Some(len) if whole_header.len() > INLINE => {
+            let mut short = [0; BHS_LEN + 8];
+            short[..BHS_LEN].copy_from_slice(bhs);
+            short[BHS_LEN..].copy_from_slice(&bidirectional_read_length(len));
+            Inline::of(&short)
+        }
+        _ => Inline::of(whole_header),
+    }
+}
+
+/// That segment (section 11.2.2.4).
+const fn bidirectional_read_length(len: u32) -> [u8; 8] {
+    let [a, b, c, d] = len.to_be_bytes();
+    [0, 5, 2, 0, a, b, c, d]
 }
 
 /// Commands that were aborted before they came: those before this CmdSN, of one LUN (an index) or of all.
@@ -45,7 +72,7 @@ impl Session {
         &mut self,
         home: &mut Home,
         cmd_sn: SerialNumber,
-        bhs: &[u8; BHS_LEN],
+        whole_header: &[u8],
         data: Received<'_>,
     ) {
         if self.parked.iter().any(|p| p.cmd_sn == cmd_sn)
@@ -78,7 +105,7 @@ impl Session {
         self.parked.push(Parked {
             cmd_sn,
             command: Some(ParkedCommand {
-                header: *bhs,
+                header: essence(whole_header),
                 data,
                 spent,
             }),
@@ -104,7 +131,7 @@ impl Session {
                         },
                         None => Received::Bytes(&[]),
                     };
-                    self.execute(home, &command.header, data, false);
+                    self.execute(home, command.header.as_slice(), data, false);
                 }
                 None => self.disown(home, false),
             }
@@ -116,7 +143,10 @@ impl Session {
     pub(super) fn plug(&mut self, home: &mut Home, cmd_sn: SerialNumber, tag: u32) -> bool {
         if let Some(at) = self.parked.iter().position(|p| p.cmd_sn == cmd_sn) {
             let command = self.parked[at].command.as_ref();
-            if command.is_some_and(|c| !c.is_scsi_command(tag)) {
+            let named = |c: &ParkedCommand| {
+                (c.scsi_command()).is_some_and(|bhs| bhs.initiator_task_tag.get() == tag)
+            };
+            if command.is_some_and(|c| !named(c)) {
                 return false;
             }
             let parked = self.parked.swap_remove(at);
@@ -148,11 +178,10 @@ impl Session {
         }
         for at in 0..self.parked.len() {
             let parked = &self.parked[at];
-            let affected = parked.command.as_ref().is_some_and(|c| {
-                let bhs: &ScsiCommandBhs = header(&c.header);
-                bhs.opcode & 0x3f == Opcode::SCSI_COMMAND.0
-                    && (unit.is_none() || self.luns.find(bhs.lun.get()) == unit)
-            });
+            let command = parked.command.as_ref();
+            let affected = command
+                .and_then(ParkedCommand::scsi_command)
+                .is_some_and(|bhs| unit.is_none() || self.luns.find(bhs.lun.get()) == unit);
             if affected && parked.cmd_sn.is_before(cmd_sn) {
                 let (cmd_sn, command) = (parked.cmd_sn, self.parked[at].command.take());
                 self.forget_parked(home, Parked { cmd_sn, command });

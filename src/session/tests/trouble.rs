@@ -170,3 +170,46 @@ fn abort_task_with_the_cmd_sn_of_something_else_drops_nothing() {
         assert!(pdus.iter().any(answered), "{tag} is answered: {pdus:?}");
     }
 }
+
+/// What a command before its turn says in its additional header segments holds when its turn comes.
+#[test]
+fn a_command_that_comes_early_keeps_its_additional_header_segments() {
+    let medium = medium();
+    for long in [false, true] {
+        let mut residuals = Vec::new();
+        for early in [false, true] {
+            let mut shard = shard(0, 1, &medium, 16);
+            let mut host = Host::open(&mut shard, wide());
+            let first = host.cmd_sn;
+            let read_length = [0, 5, 2, 0, 0, 0, 2, 0];
+            let mut ahs = vec![0; if long { 104 } else { 0 }];
+            if long {
+                // An extended CDB of no use.
+                (ahs[1], ahs[2]) = (101, 1);
+            }
+            ahs.extend_from_slice(&read_length);
+            let command = ScsiCommandBhs {
+                opcode: Opcode::SCSI_COMMAND.0,
+                flags: FINAL | READ | WRITE,
+                total_ahs_length: u8::try_from(ahs.len() / 4).unwrap(),
+                initiator_task_tag: 2.into(),
+                cmd_sn: (first + u32::from(early)).into(),
+                cdb: cdb_10(0x28, 0, 2),
+                ..zerocopy::FromZeros::new_zeroed()
+            };
+            let bytes = [command.as_bytes(), &ahs].concat();
+            host.send_raw(&mut shard, &bytes).expect("accepted");
+            if early {
+                host.read(&mut shard, 1, 0, 1);
+            }
+            let of_it = |p: &Pdu| p.as_::<NopOutBhs>().initiator_task_tag.get() == 2;
+            let mut pdus = host.receive(&mut shard);
+            pdus.retain(of_it);
+            let (answer, data) = pdus.split_last().expect("an answer");
+            let moved: usize = data.iter().map(|p| p.data.len()).sum();
+            residuals.push((moved, answer.bhs[1], answer.bhs[40..48].to_vec()));
+        }
+        assert_eq!(residuals[0], residuals[1], "long: {long}");
+        assert_eq!(residuals[0].0, 512, "{residuals:?}");
+    }
+}
