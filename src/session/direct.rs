@@ -85,10 +85,10 @@ impl Session {
                 spent: false,
             };
         }
-        if !layout.immediate && self.promises > 0 && least <= CHUNK {
-            self.promises -= 1;
-            let buffer = home.pool.take_promised(least);
-            self.memory += buffer.len();
+        if !layout.immediate
+            && least <= CHUNK
+            && let Some(buffer) = self.take_promised(home)
+        {
             return Sink::Own {
                 buffer,
                 spent: true,

@@ -175,8 +175,8 @@ impl Session {
     pub(super) fn forget_received(&mut self, home: &mut Home, data: Received<'_>) {
         if let Received::Own { buffer, spent, .. } = data {
             self.memory -= buffer.len();
-            drop(buffer);
-            if spent && home.pool.promise() {
+            if spent {
+                home.pool.promise_again(buffer);
                 self.promises += 1;
             }
         }

@@ -5,7 +5,7 @@ use super::command::Received;
 use super::error::Event;
 use super::home::Home;
 use super::transmit::{INLINE, Inline};
-use crate::buffer::{Buffer, CHUNK};
+use crate::buffer::CHUNK;
 use crate::pdu::bhs::{BHS_LEN, ScsiCommandBhs};
 use crate::pdu::code::Opcode;
 use crate::pdu::frame::{Ahs, AhsSegments, header};
@@ -22,8 +22,7 @@ pub(super) struct Parked {
 #[derive(Debug)]
 struct ParkedCommand {
     header: Inline,
-    data: Option<(Buffer, usize)>,
-    spent: bool,
+    data: Received<'static>,
 }
 
 impl ParkedCommand {
@@ -81,35 +80,36 @@ impl Session {
             home.count(Event::OutsideWindow);
             return self.forget_received(home, data);
         }
-        let mut spent = matches!(data, Received::Own { spent: true, .. });
+        // Whatever is inside of the window has to be kept: nobody sends it again. Where there is no memory for
+        // its data (which was never promised any, then), it fails when its turn comes.
         let data = match data {
-            Received::Own { buffer, len, .. } => Some((buffer, len)),
-            Received::Bytes([]) => None,
-            Received::Bytes(bytes) => {
-                let mut buffer = self.take_memory(home, bytes.len(), bytes.len(), 0);
-                if buffer.is_none() && self.promises > 0 && bytes.len() <= CHUNK {
-                    self.promises -= 1;
-                    spent = true;
-                    let promised = home.pool.take_promised(bytes.len());
-                    self.memory += promised.len();
-                    buffer = Some(promised);
-                }
-                let Some(mut buffer) = buffer else {
-                    return home.count(Event::OutsideWindow);
-                };
-                buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
-                Some((buffer, bytes.len()))
-            }
-            Received::Gone { .. } => return home.count(Event::OutsideWindow),
+            Received::Own { buffer, len, spent } => Received::Own { buffer, len, spent },
+            Received::Bytes([]) => Received::Bytes(&[]),
+            Received::Bytes(bytes) => self.keep_bytes(home, bytes),
+            Received::Gone { len } => Received::Gone { len },
         };
         self.parked.push(Parked {
             cmd_sn,
             command: Some(ParkedCommand {
                 header: essence(whole_header),
                 data,
-                spent,
             }),
         });
+    }
+
+    fn keep_bytes(&mut self, home: &mut Home, bytes: &[u8]) -> Received<'static> {
+        let len = bytes.len();
+        let mut spent = false;
+        let mut buffer = self.take_memory(home, len, len, 0);
+        if buffer.is_none() && len <= CHUNK {
+            buffer = self.take_promised(home);
+            spent = true;
+        }
+        let Some(mut buffer) = buffer else {
+            return Received::Gone { len };
+        };
+        buffer.as_mut_slice()[..len].copy_from_slice(bytes);
+        Received::Own { buffer, len, spent }
     }
 
     /// Runs what waited for the CmdSN that has just been taken in.
@@ -123,15 +123,8 @@ impl Session {
             self.window.admit();
             match parked.command {
                 Some(command) => {
-                    let data = match command.data {
-                        Some((buffer, len)) => Received::Own {
-                            buffer,
-                            len,
-                            spent: command.spent,
-                        },
-                        None => Received::Bytes(&[]),
-                    };
-                    self.execute(home, command.header.as_slice(), data, false);
+                    let header = command.header.as_slice();
+                    self.execute(home, header, command.data, false);
                 }
                 None => self.disown(home, false),
             }
@@ -215,11 +208,8 @@ impl Session {
 
     /// A parked command will not be carried out.
     pub(super) fn forget_parked(&mut self, home: &mut Home, parked: Parked) {
-        if let Some(command) = parked.command
-            && let Some((buffer, len)) = command.data
-        {
-            let spent = command.spent;
-            self.forget_received(home, Received::Own { buffer, len, spent });
+        if let Some(command) = parked.command {
+            self.forget_received(home, command.data);
         }
     }
 }
