@@ -213,3 +213,33 @@ fn a_command_that_comes_early_keeps_its_additional_header_segments() {
         assert_eq!(residuals[0].0, 512, "{residuals:?}");
     }
 }
+
+/// A medium that answers on the spot must not keep the core from other sessions for a whole window.
+#[test]
+fn a_window_of_large_commands_takes_many_turns() {
+    let medium = medium();
+    let mut shard = shard(0, 1, &medium, 32);
+    let mut host = Host::open(&mut shard, wide());
+    let key = host.key;
+    let answered = |shard: &Shard| {
+        let session = shard.sessions[key.index as usize].session.as_ref();
+        let session = session.expect("open");
+        assert!(session.moved <= super::super::steps::BYTES_PER_TURN + crate::buffer::LARGEST);
+        session.tx.queue.len()
+    };
+    for tag in 0..6 {
+        let cdb = cdb_10(0x2f, 0, 8192);
+        host.command(&mut shard, tag, FINAL, 0, cdb, &[]);
+    }
+    assert!(answered(&shard) <= 1, "not in the turn they came in");
+    let mut last = answered(&shard);
+    for turn in 0..6 {
+        assert!(shard.has_work() || last == 6, "turn {turn}");
+        assert!(shard.poll_backends(Instant::now()) > 0 || last == 6);
+        assert!(answered(&shard) <= last + 2, "turn {turn}");
+        last = answered(&shard);
+    }
+    let pdus = host.receive(&mut shard);
+    assert_eq!(pdus.len(), 6);
+    assert!(pdus.iter().all(|p| response_status(p) == 0));
+}
