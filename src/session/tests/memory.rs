@@ -142,3 +142,80 @@ fn the_window_and_the_promises_agree_when_data_is_not_needed() {
     assert_eq!(session.promises, session.window.open());
     drop(hogs);
 }
+
+/// A NOP-Out or the first of several Text Requests with `len` bytes of data.
+fn send_long(host: &mut Host, shard: &mut Shard, tag: u32, opcode: u8, len: usize) {
+    let bhs = NopOutBhs {
+        opcode,
+        flags: if opcode & 0x3f == Opcode::TEXT_REQUEST.0 {
+            CONTINUE
+        } else {
+            FINAL
+        },
+        data_segment_length: length_to_24(u32::try_from(len).unwrap()),
+        initiator_task_tag: tag.into(),
+        target_transfer_tag: NO_TAG.into(),
+        cmd_sn: host.cmd_sn.into(),
+        ..zerocopy::FromZeros::new_zeroed()
+    };
+    host.cmd_sn += u32::from(opcode & IMMEDIATE == 0);
+    host.send_raw(shard, &[bhs.as_bytes(), &pattern(len)].concat())
+        .expect("accepted");
+}
+
+#[test]
+fn a_long_ping_comes_back_whole_or_is_rejected() {
+    let medium = medium();
+    let mut shard = shard(0, 1, &medium, 8);
+    let params = OperationalParams {
+        max_send_data_segment_length: 262_144,
+        ..wide()
+    };
+    let mut host = Host::open(&mut shard, params);
+    let mut hogs = Vec::new();
+    let nop = Opcode::NOP_OUT.0;
+    // With a place in the window there is a promise, else there is nothing.
+    for (opcode, len, comes_back) in [
+        (nop, 100, true),
+        (nop, 1000, true),
+        (nop, 60_000, true),
+        (nop, 200_000, false),
+        (nop | IMMEDIATE, 100, true),
+        (nop | IMMEDIATE, 1000, false),
+        (nop | IMMEDIATE, 60_000, false),
+    ] {
+        hogs.extend(hog(&shard));
+        send_long(&mut host, &mut shard, 9, opcode, len);
+        let pdus = host.receive(&mut shard);
+        assert_eq!(pdus.len(), 1, "{len}: {pdus:?}");
+        if comes_back {
+            assert_eq!(pdus[0].opcode(), Opcode::NOP_IN, "{len}");
+            assert_eq!(pdus[0].data, pattern(len));
+        } else {
+            assert_eq!(pdus[0].opcode(), Opcode::REJECT, "{len}");
+        }
+        let session = shard.sessions[host.key.index as usize].session.as_ref();
+        let session = session.expect("open");
+        assert_eq!(session.promises, session.window.open(), "{len}");
+        assert_eq!(session.memory, 0, "{len}");
+    }
+}
+
+#[test]
+fn a_text_that_there_was_no_memory_for_is_rejected() {
+    let medium = medium();
+    let mut shard = shard(0, 1, &medium, 8);
+    let mut host = Host::open(&mut shard, wide());
+    let text = Opcode::TEXT_REQUEST.0;
+    let mut hogs = Vec::new();
+    for (opcode, len) in [(text, 100_000), (text | IMMEDIATE, 16 * 1024)] {
+        hogs.extend(hog(&shard));
+        send_long(&mut host, &mut shard, 9, opcode, len);
+        let pdus = host.receive(&mut shard);
+        assert_eq!(pdus.len(), 1, "{len}: {pdus:?}");
+        assert_eq!(pdus[0].opcode(), Opcode::REJECT, "{len}");
+    }
+    hogs.clear();
+    host.read(&mut shard, 1, 0, 1);
+    assert!(!host.receive(&mut shard).is_empty(), "the session goes on");
+}
