@@ -164,6 +164,21 @@ impl Pool {
         self.buffer(slot)
     }
 
+    /// Makes a promise of a buffer of a whole [`CHUNK`] again. Cannot fail.
+    ///
+    /// # Panics
+    /// When the buffer is smaller.
+    pub fn promise_again(&self, buffer: Buffer) {
+        assert_eq!(buffer.len(), CHUNK, "a promise is worth a chunk");
+        drop(buffer);
+        let mut state = self.0.state.borrow_mut();
+        if state.buddy.free_chunks() <= state.promised {
+            state.join_kept();
+        }
+        state.promised += 1;
+        debug_assert!(state.buddy.free_chunks() >= state.promised);
+    }
+
     /// Bytes that are not in a buffer, promised or not.
     #[must_use]
     pub fn free_bytes(&self) -> usize {

@@ -28,7 +28,7 @@ pub use crate::backend::spec::BackendKind;
 pub use crate::reactor::PollPolicy;
 
 use self::directory::Directory;
-use self::listener::{Acceptor, ConnectionLimits, Listeners};
+use self::listener::{Acceptor, ConnectionLimits, Listeners, Newcomers};
 use self::plan::Plan;
 use self::service::{Duty, Running, Service};
 use crate::backend::Medium;
@@ -198,6 +198,7 @@ impl Controller {
             targets,
             census: Arc::clone(&census),
             limits: settings.connections,
+            newcomers: Newcomers::default(),
             reactors: mailboxes.clone(),
             turn: 0,
         };

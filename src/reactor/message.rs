@@ -1,8 +1,8 @@
 //! What reactors and control say to each other.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use mio::net::TcpStream;
@@ -228,7 +228,7 @@ impl Census {
         self.logging_in.fetch_add(1, Relaxed);
         Permit {
             census: Arc::clone(self),
-            logging_in: true,
+            login: Some(Arc::new(())),
         }
     }
 }
@@ -237,13 +237,19 @@ impl Census {
 #[derive(Debug)]
 pub struct Permit {
     census: Arc<Census>,
-    logging_in: bool,
+    login: Option<Arc<()>>,
 }
 
 impl Permit {
+    /// Lasts as long as the connection is not logged in.
+    #[must_use]
+    pub fn login(&self) -> Weak<()> {
+        self.login.as_ref().map_or_else(Weak::new, Arc::downgrade)
+    }
+
     /// The login is done.
     pub(super) fn logged_in(&mut self) {
-        if std::mem::take(&mut self.logging_in) {
+        if self.login.take().is_some() {
             self.census.logging_in.fetch_sub(1, Relaxed);
         }
     }
@@ -266,8 +272,11 @@ mod tests {
         let mut a = census.enter();
         let b = census.enter();
         assert_eq!((census.open(), census.logging_in()), (2, 2));
+        let login = a.login();
+        assert_eq!(login.strong_count(), 1);
         a.logged_in();
         a.logged_in();
+        assert_eq!(login.strong_count(), 0);
         assert_eq!((census.open(), census.logging_in()), (2, 1));
         drop(a);
         drop(b);

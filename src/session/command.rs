@@ -62,7 +62,7 @@ impl Session {
         let tag = bhs.initiator_task_tag.get();
         let Some(slot) = self.tasks.insert(tag) else {
             self.disown(home, immediate);
-            self.forget_data(data);
+            self.forget_received(home, data);
             let reason = RejectReason::IMMEDIATE_COMMAND_REJECT;
             return self.reject(home, reason, zerocopy::IntoBytes::as_bytes(bhs));
         };

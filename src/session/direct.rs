@@ -7,7 +7,7 @@ use super::data_out::Placement;
 use super::home::Home;
 use super::receive::{Direct, Sink};
 use crate::buffer::{CHUNK, LARGEST};
-use crate::pdu::bhs::{BHS_LEN, ScsiCommandBhs};
+use crate::pdu::bhs::{BHS_LEN, NopOutBhs, ScsiCommandBhs};
 use crate::pdu::code::Opcode;
 use crate::pdu::digest::{DIGEST_LEN, RunningDigest};
 use crate::pdu::frame::{PduLayout, header};
@@ -38,7 +38,7 @@ impl Session {
                     buffer,
                     spent: false,
                 },
-                None => Sink::Drop,
+                None => self.promised_sink(home, header(bhs), layout),
             },
         };
         match &mut sink {
@@ -85,10 +85,27 @@ impl Session {
                 spent: false,
             };
         }
-        if !layout.immediate && self.promises > 0 && least <= CHUNK {
-            self.promises -= 1;
-            let buffer = home.pool.take_promised(least);
-            self.memory += buffer.len();
+        if !layout.immediate
+            && least <= CHUNK
+            && let Some(buffer) = self.take_promised(home)
+        {
+            return Sink::Own {
+                buffer,
+                spent: true,
+            };
+        }
+        Sink::Drop
+    }
+
+    /// Memory on the promise of a ping or a text that waits for its place in the command window.
+    fn promised_sink(&mut self, home: &mut Home, bhs: &NopOutBhs, layout: PduLayout) -> Sink {
+        let numbered = matches!(layout.opcode, Opcode::NOP_OUT | Opcode::TEXT_REQUEST)
+            && !layout.immediate
+            && self.window.judge(SerialNumber(bhs.cmd_sn.get())) != Arrival::Outside;
+        if numbered
+            && layout.data_len <= CHUNK
+            && let Some(buffer) = self.take_promised(home)
+        {
             return Sink::Own {
                 buffer,
                 spent: true,

@@ -10,7 +10,7 @@ use super::error::{ConnectionError, Event};
 use super::home::Home;
 use super::receive::DIRECT_FROM;
 use super::transmit::{INLINE, Inline, Out, Payload};
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, CHUNK};
 use crate::pdu::bhs::{BHS_LEN, LogoutRequestBhs, NO_TAG, NopOutBhs};
 use crate::pdu::code::{LogoutReason, LogoutResponse, Opcode, RejectReason};
 use crate::pdu::digest::DIGEST_LEN;
@@ -162,7 +162,7 @@ impl Session {
                 home.count(Event::OutsideWindow);
                 self.forget_received(home, data);
             }
-            Arrival::Early => self.park(home, cmd_sn, bhs, data),
+            Arrival::Early => self.park(home, cmd_sn, whole_header, data),
             Arrival::Next => {
                 self.window.admit();
                 self.execute(home, whole_header, data, false);
@@ -175,8 +175,8 @@ impl Session {
     pub(super) fn forget_received(&mut self, home: &mut Home, data: Received<'_>) {
         if let Received::Own { buffer, spent, .. } = data {
             self.memory -= buffer.len();
-            drop(buffer);
-            if spent && home.pool.promise() {
+            if spent {
+                home.pool.promise_again(buffer);
                 self.promises += 1;
             }
         }
@@ -229,11 +229,10 @@ impl Session {
             Opcode::TASK_MANAGEMENT_REQUEST => {
                 self.handle_task_management(home, header(bhs), immediate);
             }
-            Opcode::NOP_OUT => self.handle_nop_out(home, header(bhs), &data, immediate),
-            Opcode::TEXT_REQUEST => {
-                let text = data.bytes().unwrap_or_default();
-                self.handle_text(home, header(bhs), text, immediate);
+            Opcode::NOP_OUT => {
+                return self.handle_nop_out(home, header(bhs), data, immediate);
             }
+            Opcode::TEXT_REQUEST => self.handle_text(home, header(bhs), &data, immediate),
             _ => self.handle_logout(home, header(bhs), immediate),
         }
         self.forget_received(home, data);
@@ -243,29 +242,29 @@ impl Session {
         &mut self,
         home: &mut Home,
         bhs: &NopOutBhs,
-        data: &Received<'_>,
+        data: Received<'_>,
         immediate: bool,
     ) {
         let tag = bhs.initiator_task_tag.get();
         if tag == NO_TAG {
             // Section 11.18.1: no answer is wanted. (Answers to our own pings: with keepalive.)
-            return self.disown(home, immediate);
+            self.disown(home, immediate);
+            return self.forget_received(home, data);
         }
-        if !immediate {
+        let promises = self.promises;
+        let spent = matches!(data, Received::Own { spent: true, .. });
+        let Some(ping) = self.keep_ping(home, data, immediate) else {
+            // Section 11.19.2: what comes back is never less than what fits; so without memory, nothing does.
+            self.disown(home, immediate);
+            let reason = RejectReason::IMMEDIATE_COMMAND_REJECT;
+            return self.reject(home, reason, bhs.as_bytes());
+        };
+        let on_promise = match &ping {
+            Payload::Own { .. } => spent || self.promises < promises,
+            _ => false,
+        };
+        if !immediate && !on_promise {
             self.spend_and_unpromise(home);
-        }
-        let limit = self.params.max_send_data_segment_length as usize;
-        let bytes = data.bytes().unwrap_or_default();
-        let bytes = &bytes[..bytes.len().min(limit)];
-        let mut ping = Payload::Inline(Inline::of(bytes));
-        if bytes.len() > INLINE
-            && let Some(mut buffer) = self.take_memory(home, bytes.len(), bytes.len(), 0)
-        {
-            buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
-            ping = Payload::Own {
-                buffer,
-                len: bytes.len(),
-            };
         }
         self.tx.say(Out::NopIn {
             initiator_task_tag: tag,
@@ -274,6 +273,34 @@ impl Session {
             numbered: !immediate,
         });
         self.make_ready(home);
+    }
+
+    /// The ping data, as much of it as the initiator takes in one PDU; `None`: there is no memory for it.
+    fn keep_ping(
+        &mut self,
+        home: &mut Home,
+        data: Received<'_>,
+        immediate: bool,
+    ) -> Option<Payload> {
+        let limit = self.params.max_send_data_segment_length as usize;
+        let len = data.len().min(limit);
+        if len <= INLINE {
+            let ping = data.bytes().map(|b| Payload::Inline(Inline::of(&b[..len])));
+            self.forget_received(home, data);
+            return ping;
+        }
+        let bytes = match data {
+            Received::Own { buffer, .. } => return Some(Payload::Own { buffer, len }),
+            Received::Gone { .. } => return None,
+            Received::Bytes(bytes) => &bytes[..len],
+        };
+        let mut buffer = self.take_memory(home, len, len, 0);
+        if buffer.is_none() && !immediate && len <= CHUNK {
+            buffer = self.take_promised(home);
+        }
+        let mut buffer = buffer?;
+        buffer.as_mut_slice()[..len].copy_from_slice(bytes);
+        Some(Payload::Own { buffer, len })
     }
 
     fn handle_logout(&mut self, home: &mut Home, bhs: &LogoutRequestBhs, immediate: bool) {

@@ -53,6 +53,10 @@ pub(super) struct Home {
     pub(super) memory_line: VecDeque<Waiter>,
     /// Tasks waiting for a backend's queue, or for another turn.
     pub(super) turn_line: VecDeque<Waiter>,
+    /// Counts the turns of the shard: each lets every session do as much again.
+    pub(super) turn: u64,
+    /// Operations that ended where they were submitted.
+    pub(super) done_at_once: u64,
     /// The memory line's front is being tried again: who fails goes back to the front.
     pub(super) retrying: bool,
     /// The least of what was unpromised since the lines for memory were last tried: with more, it is worth
@@ -89,6 +93,8 @@ impl Home {
             close_requests: VecDeque::with_capacity(64),
             memory_line: VecDeque::with_capacity(256),
             turn_line: VecDeque::with_capacity(256),
+            turn: 0,
+            done_at_once: 0,
             retrying: false,
             free_when_tried: 0,
             tasks: 0,

@@ -46,6 +46,15 @@ impl Session {
         true
     }
 
+    /// Memory on the promise of a command that is yet to be taken in: all of the chunk, so that the promise
+    /// can always be made again when the memory is not needed.
+    pub(super) fn take_promised(&mut self, home: &mut Home) -> Option<Buffer> {
+        self.promises = self.promises.checked_sub(1)?;
+        let buffer = home.pool.take_promised(CHUNK);
+        self.memory += buffer.len();
+        Some(buffer)
+    }
+
     /// The command just taken in needs no data memory.
     pub(super) fn spend_and_unpromise(&mut self, home: &mut Home) {
         if self.spend_promise(false) {

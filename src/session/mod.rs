@@ -154,6 +154,9 @@ struct Session {
     next_text_tag: u32,
     /// Bytes of data memory held.
     memory: usize,
+    /// Bytes that media have moved on the spot, in this turn of the shard.
+    moved: usize,
+    turn: u64,
     /// Chunks promised to commands that may still come.
     promises: u32,
     /// Unsolicited data is possible: every command that is let in needs a promise.
@@ -202,6 +205,8 @@ impl Session {
             text: None,
             next_text_tag: 0,
             memory: 0,
+            moved: 0,
+            turn: home.turn,
             promises: 0,
             promise_each: params.immediate_data || !params.initial_r2t,
             immediate_tasks: 0,

@@ -1,5 +1,7 @@
 //! What login agreed on: plain numbers that the hot path reads.
 
+use crate::buffer::CHUNK;
+
 /// Negotiated operational parameters (RFC 7143, section 13). Lengths in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OperationalParams {
@@ -85,6 +87,10 @@ impl Offer {
         default_time2retain: 0,
     };
 }
+
+// Immediate data lands in what the command window promised, whatever the offer says: see `Negotiation::new`.
+const _: () = assert!(Offer::DEFAULT.first_burst_length as usize <= CHUNK);
+const _: () = assert!(OperationalParams::DEFAULT.first_burst_length as usize <= CHUNK);
 
 impl Default for Offer {
     fn default() -> Self {

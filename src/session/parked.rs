@@ -4,10 +4,11 @@ use super::Session;
 use super::command::Received;
 use super::error::Event;
 use super::home::Home;
-use crate::buffer::{Buffer, CHUNK};
+use super::transmit::{INLINE, Inline};
+use crate::buffer::CHUNK;
 use crate::pdu::bhs::{BHS_LEN, ScsiCommandBhs};
 use crate::pdu::code::Opcode;
-use crate::pdu::frame::header;
+use crate::pdu::frame::{Ahs, AhsSegments, header};
 use crate::units::SerialNumber;
 
 /// A command that came before its turn, or a number that is to be passed over.
@@ -20,9 +21,41 @@ pub(super) struct Parked {
 
 #[derive(Debug)]
 struct ParkedCommand {
-    header: [u8; BHS_LEN],
-    data: Option<(Buffer, usize)>,
-    spent: bool,
+    header: Inline,
+    data: Received<'static>,
+}
+
+impl ParkedCommand {
+    /// Its header, if it is a SCSI command.
+    fn scsi_command(&self) -> Option<&ScsiCommandBhs> {
+        let bhs: &ScsiCommandBhs = header(self.header.as_slice().first_chunk()?);
+        (bhs.opcode & 0x3f == Opcode::SCSI_COMMAND.0).then_some(bhs)
+    }
+}
+
+/// What of a header matters later: all of it, as far as a Reject has room to show it; beyond that, the one
+/// additional header segment that means something here.
+fn essence(whole_header: &[u8]) -> Inline {
+    let (bhs, ahs) = whole_header.split_at(BHS_LEN.min(whole_header.len()));
+    let length = AhsSegments::new(ahs).find_map(|segment| match segment {
+        Ok(Ahs::BidirectionalReadLength(len)) => Some(len),
+        _ => None,
+    });
+    match length {
+        Some(len) if whole_header.len() > INLINE => {
+            let mut short = [0; BHS_LEN + 8];
+            short[..BHS_LEN].copy_from_slice(bhs);
+            short[BHS_LEN..].copy_from_slice(&bidirectional_read_length(len));
+            Inline::of(&short)
+        }
+        _ => Inline::of(whole_header),
+    }
+}
+
+/// That segment (section 11.2.2.4).
+const fn bidirectional_read_length(len: u32) -> [u8; 8] {
+    let [a, b, c, d] = len.to_be_bytes();
+    [0, 5, 2, 0, a, b, c, d]
 }
 
 /// Commands that were aborted before they came: those before this CmdSN, of one LUN (an index) or of all.
@@ -38,7 +71,7 @@ impl Session {
         &mut self,
         home: &mut Home,
         cmd_sn: SerialNumber,
-        bhs: &[u8; BHS_LEN],
+        whole_header: &[u8],
         data: Received<'_>,
     ) {
         if self.parked.iter().any(|p| p.cmd_sn == cmd_sn)
@@ -47,35 +80,36 @@ impl Session {
             home.count(Event::OutsideWindow);
             return self.forget_received(home, data);
         }
-        let mut spent = matches!(data, Received::Own { spent: true, .. });
+        // Whatever is inside of the window has to be kept: nobody sends it again. Where there is no memory for
+        // its data (which was never promised any, then), it fails when its turn comes.
         let data = match data {
-            Received::Own { buffer, len, .. } => Some((buffer, len)),
-            Received::Bytes([]) => None,
-            Received::Bytes(bytes) => {
-                let mut buffer = self.take_memory(home, bytes.len(), bytes.len(), 0);
-                if buffer.is_none() && self.promises > 0 && bytes.len() <= CHUNK {
-                    self.promises -= 1;
-                    spent = true;
-                    let promised = home.pool.take_promised(bytes.len());
-                    self.memory += promised.len();
-                    buffer = Some(promised);
-                }
-                let Some(mut buffer) = buffer else {
-                    return home.count(Event::OutsideWindow);
-                };
-                buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
-                Some((buffer, bytes.len()))
-            }
-            Received::Gone { .. } => return home.count(Event::OutsideWindow),
+            Received::Own { buffer, len, spent } => Received::Own { buffer, len, spent },
+            Received::Bytes([]) => Received::Bytes(&[]),
+            Received::Bytes(bytes) => self.keep_bytes(home, bytes),
+            Received::Gone { len } => Received::Gone { len },
         };
         self.parked.push(Parked {
             cmd_sn,
             command: Some(ParkedCommand {
-                header: *bhs,
+                header: essence(whole_header),
                 data,
-                spent,
             }),
         });
+    }
+
+    fn keep_bytes(&mut self, home: &mut Home, bytes: &[u8]) -> Received<'static> {
+        let len = bytes.len();
+        let mut spent = false;
+        let mut buffer = self.take_memory(home, len, len, 0);
+        if buffer.is_none() && len <= CHUNK {
+            buffer = self.take_promised(home);
+            spent = true;
+        }
+        let Some(mut buffer) = buffer else {
+            return Received::Gone { len };
+        };
+        buffer.as_mut_slice()[..len].copy_from_slice(bytes);
+        Received::Own { buffer, len, spent }
     }
 
     /// Runs what waited for the CmdSN that has just been taken in.
@@ -89,24 +123,25 @@ impl Session {
             self.window.admit();
             match parked.command {
                 Some(command) => {
-                    let data = match command.data {
-                        Some((buffer, len)) => Received::Own {
-                            buffer,
-                            len,
-                            spent: command.spent,
-                        },
-                        None => Received::Bytes(&[]),
-                    };
-                    self.execute(home, &command.header, data, false);
+                    let header = command.header.as_slice();
+                    self.execute(home, header, command.data, false);
                 }
                 None => self.disown(home, false),
             }
         }
     }
 
-    /// Considers a CmdSN as received (section 11.6.1, rule b).
-    pub(super) fn plug(&mut self, home: &mut Home, cmd_sn: SerialNumber) {
+    /// Considers a CmdSN as received (section 11.6.1, rule b). False: it has been, by something else than
+    /// the SCSI command `tag`, which is not to suffer for it.
+    pub(super) fn plug(&mut self, home: &mut Home, cmd_sn: SerialNumber, tag: u32) -> bool {
         if let Some(at) = self.parked.iter().position(|p| p.cmd_sn == cmd_sn) {
+            let command = self.parked[at].command.as_ref();
+            let named = |c: &ParkedCommand| {
+                (c.scsi_command()).is_some_and(|bhs| bhs.initiator_task_tag.get() == tag)
+            };
+            if command.is_some_and(|c| !named(c)) {
+                return false;
+            }
             let parked = self.parked.swap_remove(at);
             self.forget_parked(home, parked);
         }
@@ -117,6 +152,7 @@ impl Session {
             });
         }
         self.run_parked(home);
+        true
     }
 
     /// Aborts what comes before `cmd_sn` but is not running yet: parked commands, and those that are still
@@ -135,11 +171,10 @@ impl Session {
         }
         for at in 0..self.parked.len() {
             let parked = &self.parked[at];
-            let affected = parked.command.as_ref().is_some_and(|c| {
-                let bhs: &ScsiCommandBhs = header(&c.header);
-                bhs.opcode & 0x3f == Opcode::SCSI_COMMAND.0
-                    && (unit.is_none() || self.luns.find(bhs.lun.get()) == unit)
-            });
+            let command = parked.command.as_ref();
+            let affected = command
+                .and_then(ParkedCommand::scsi_command)
+                .is_some_and(|bhs| unit.is_none() || self.luns.find(bhs.lun.get()) == unit);
             if affected && parked.cmd_sn.is_before(cmd_sn) {
                 let (cmd_sn, command) = (parked.cmd_sn, self.parked[at].command.take());
                 self.forget_parked(home, Parked { cmd_sn, command });
@@ -173,11 +208,8 @@ impl Session {
 
     /// A parked command will not be carried out.
     pub(super) fn forget_parked(&mut self, home: &mut Home, parked: Parked) {
-        if let Some(command) = parked.command
-            && let Some((buffer, len)) = command.data
-        {
-            let spent = command.spent;
-            self.forget_received(home, Received::Own { buffer, len, spent });
+        if let Some(command) = parked.command {
+            self.forget_received(home, command.data);
         }
     }
 }

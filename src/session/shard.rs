@@ -220,6 +220,7 @@ impl Shard {
     /// Takes in what backends have finished, goes on with what was left over in the last turn, and tries
     /// again what waits for memory. Returns how much there was to do.
     pub fn poll_backends(&mut self, _now: Instant) -> usize {
+        self.home.turn = self.home.turn.wrapping_add(1);
         let mut finished = std::mem::take(&mut self.finished);
         self.home.units.poll(&mut finished);
         let mut work = finished.len();

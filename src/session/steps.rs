@@ -12,6 +12,9 @@ use crate::scsi::{self, Context, Memory, Outcome, OwnerRequest, Port, Status, St
 
 /// Steps of one command in one turn: after that the others have theirs.
 const STEPS_PER_TURN: usize = 64;
+/// Bytes that media move on the spot for one session in one turn, and what its last step moves beyond that
+/// ([`LARGEST`] at most): after that the others have theirs.
+pub(super) const BYTES_PER_TURN: usize = 4 << 20;
 
 impl Session {
     /// Gives the device server its outcome, and does what it asks for, until it has to wait.
@@ -21,6 +24,9 @@ impl Session {
             if let Some(sense) = self.tasks.get(slot).out.failed {
                 return self.answer(home, slot, Status::CheckCondition(sense));
             }
+            if self.has_had_its_turn(home) {
+                break;
+            }
             let step = self.step(home, slot, outcome);
             match self.perform(home, slot, step) {
                 Some(next) => outcome = next,
@@ -28,6 +34,14 @@ impl Session {
             }
         }
         self.wait_for_turn(home, slot, Need::Turn(outcome));
+    }
+
+    /// Whether media have moved as much for this session as they may in one turn.
+    fn has_had_its_turn(&mut self, home: &Home) -> bool {
+        if std::mem::replace(&mut self.turn, home.turn) != home.turn {
+            self.moved = 0;
+        }
+        self.moved >= BYTES_PER_TURN
     }
 
     fn step(&mut self, home: &mut Home, slot: u16, outcome: Outcome) -> Step {
@@ -184,6 +198,9 @@ impl Session {
         match home.units.submit(unit, tag, io, buffer) {
             Some(Submit::Pending) => None,
             Some(Submit::Done(completion)) => {
+                // The operation moves no more than the buffer holds.
+                home.done_at_once = home.done_at_once.wrapping_add(1);
+                self.moved += completion.buffer.as_ref().map_or(0, Buffer::len);
                 self.give_back(slot, which, completion.buffer);
                 Some(Outcome::Io(completion.result))
             }

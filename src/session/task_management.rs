@@ -173,8 +173,7 @@ impl Session {
         );
         let first = self.window.exp_cmd_sn();
         let in_window = referenced.distance_from(first) < self.window.open();
-        if in_window && referenced.is_before(mine) {
-            self.plug(home, referenced);
+        if in_window && referenced.is_before(mine) && self.plug(home, referenced, tag) {
             return Response::FUNCTION_COMPLETE;
         }
         Response::TASK_DOES_NOT_EXIST

@@ -4,6 +4,7 @@
 use zerocopy::IntoBytes;
 
 use super::Session;
+use super::command::Received;
 use super::home::Home;
 use super::login::{TextFacts, full_feature_text};
 use super::transmit::Out;
@@ -28,10 +29,10 @@ impl Session {
         &mut self,
         home: &mut Home,
         bhs: &TextRequestBhs,
-        text: &[u8],
+        data: &Received<'_>,
         immediate: bool,
     ) {
-        let exchange = match self.continue_exchange(bhs, text) {
+        let exchange = match self.continue_exchange(bhs, data) {
             Ok(exchange) => exchange,
             Err(reason) => {
                 self.disown(home, immediate);
@@ -47,7 +48,7 @@ impl Session {
     fn continue_exchange(
         &mut self,
         bhs: &TextRequestBhs,
-        text: &[u8],
+        data: &Received<'_>,
     ) -> Result<Exchange, RejectReason> {
         let (tag, transfer) = (bhs.initiator_task_tag.get(), bhs.target_transfer_tag.get());
         let old = self.text.take();
@@ -71,9 +72,11 @@ impl Session {
         if exchange.response.is_some() {
             return Ok(exchange);
         }
-        if exchange.request.len() + text.len() > LONGEST {
+        if exchange.request.len() + data.len() > LONGEST {
             return Err(RejectReason::PROTOCOL_ERROR);
         }
+        // There was no memory for it.
+        let text = data.bytes().ok_or(RejectReason::LONG_OPERATION_REJECT)?;
         exchange.request.extend_from_slice(text);
         if bhs.flags & CONTINUE == 0 {
             let facts = TextFacts {

@@ -29,10 +29,12 @@ impl Shard {
                 break;
             };
             let before = self.home.turn_line.len();
+            let done = self.home.done_at_once;
             if let Some(session) = session_mut(&mut self.sessions, waiter.session) {
                 session.retry(&mut self.home, waiter);
-                // Who stands in line again found the queue as full as before: nothing was done.
-                work += usize::from(self.home.turn_line.len() <= before);
+                // Who stands in line again and has done nothing found the queue as full as before.
+                let waits = self.home.turn_line.len() > before;
+                work += usize::from(!waits || self.home.done_at_once != done);
             }
         }
         self.retry_memory();

@@ -47,7 +47,8 @@ fn five_hundred_logins_that_stop_halfway_do_not_disturb_a_session() {
         siege.witness_goes_on();
     }
     let (_, logging_in) = siege.daemon.connections();
-    assert!(logging_in <= 128, "{logging_in} half-open logins");
+    // Half of the places: the others are not for this address.
+    assert!(logging_in <= 64, "{logging_in} half-open logins");
     drop(halves);
     only_the_witness_is_left(&siege);
     siege.holds("500 half-open logins");

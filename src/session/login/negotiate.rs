@@ -3,6 +3,7 @@
 
 use super::keys::{self, At, Key, Rule, Use};
 use super::refusal::Refusal;
+use crate::buffer::CHUNK;
 use crate::pdu::code::{LoginStage, RejectReason};
 use crate::pdu::text::{self, Pair, Pairs, write_pair};
 use crate::session::discovery::{self, Query};
@@ -105,8 +106,14 @@ pub struct Negotiation {
 }
 
 impl Negotiation {
-    /// Nothing is negotiated; at most `most_keys` keys will be.
-    pub(super) const fn new(offer: Offer, most_keys: usize) -> Self {
+    /// Nothing is negotiated; at most `most_keys` keys will be. Unsolicited data of a command is never more
+    /// than what the command window promises it room for.
+    pub(super) fn new(offer: Offer, most_keys: usize) -> Self {
+        let chunk = u32::try_from(CHUNK).expect("64 KiB");
+        let offer = Offer {
+            first_burst_length: offer.first_burst_length.min(chunk),
+            ..offer
+        };
         Self {
             offer,
             params: OperationalParams::DEFAULT,

@@ -946,6 +946,30 @@ fn first_burst_length_never_exceeds_max_burst_length() {
     assert_eq!(no_unsolicited.params().first_burst_length, 16_384);
 }
 
+/// A command that finds no free memory has one promised chunk for all its unsolicited data.
+#[test]
+fn first_burst_length_never_exceeds_what_the_window_promises() {
+    let limits = LoginLimits {
+        offer: Offer {
+            first_burst_length: 1 << 20,
+            ..Offer::DEFAULT
+        },
+        ..LoginLimits::default()
+    };
+    let mut login = Login::new(targets(), portal(), limits, Instant::now());
+    let keys = format!("{NAMES}MaxBurstLength=1048576|FirstBurstLength=1048576|");
+    let bytes = request(ONE_STEP, &keys);
+    login.receive_into()[..bytes.len()].copy_from_slice(&bytes);
+    login.handle_received(Instant::now(), bytes.len()).unwrap();
+    login.placed(Ok(TSIH)).unwrap();
+    let params = login.finish(32).params;
+    assert_eq!(
+        params.first_burst_length as usize,
+        crate::buffer::CHUNK,
+        "{params:?}"
+    );
+}
+
 #[test]
 fn the_answers_to_the_most_keys_fit_in_one_response() {
     let keys: String = (0..64).map(|n| format!("X-{n:061}=1|")).collect();

@@ -135,3 +135,111 @@ fn what_a_function_aborted_before_it_came_is_forgotten_when_it_has_come() {
     host.read(&mut shard, 3, 0, 1);
     assert_eq!(host.receive(&mut shard).len(), 1, "it is answered");
 }
+
+/// Whoever names the CmdSN of another command (or of no command at all) does not abort it.
+#[test]
+fn abort_task_with_the_cmd_sn_of_something_else_drops_nothing() {
+    let medium = medium();
+    let mut shard = shard(0, 1, &medium, 16);
+    let mut host = Host::open(&mut shard, wide());
+    let first = host.cmd_sn;
+    host.cmd_sn = first + 1;
+    host.read(&mut shard, 1, 0, 1);
+    let ping = NopOutBhs {
+        opcode: Opcode::NOP_OUT.0,
+        initiator_task_tag: 2.into(),
+        cmd_sn: host.cmd_sn.into(),
+        ..zerocopy::FromZeros::new_zeroed()
+    };
+    host.cmd_sn += 1;
+    host.send(&mut shard, ping.as_bytes(), &[]);
+    let abort = TaskManagementFunction::ABORT_TASK;
+    // Of a tag that is unknown, and of a ping, which is no task.
+    host.function(&mut shard, 50, abort, (77, first + 1));
+    host.function(&mut shard, 51, abort, (2, first + 2));
+    for pdu in host.receive(&mut shard) {
+        let response = pdu.as_::<TaskManagementResponseBhs>().response;
+        let expected = TaskManagementResponse::TASK_DOES_NOT_EXIST;
+        assert_eq!(TaskManagementResponse(response), expected, "{pdu:?}");
+    }
+    host.cmd_sn = first;
+    host.read(&mut shard, 3, 0, 1);
+    let pdus = host.receive(&mut shard);
+    for tag in [1, 2, 3] {
+        let answered = |p: &Pdu| p.as_::<NopOutBhs>().initiator_task_tag.get() == tag;
+        assert!(pdus.iter().any(answered), "{tag} is answered: {pdus:?}");
+    }
+}
+
+/// What a command before its turn says in its additional header segments holds when its turn comes.
+#[test]
+fn a_command_that_comes_early_keeps_its_additional_header_segments() {
+    let medium = medium();
+    for long in [false, true] {
+        let mut residuals = Vec::new();
+        for early in [false, true] {
+            let mut shard = shard(0, 1, &medium, 16);
+            let mut host = Host::open(&mut shard, wide());
+            let first = host.cmd_sn;
+            let read_length = [0, 5, 2, 0, 0, 0, 2, 0];
+            let mut ahs = vec![0; if long { 104 } else { 0 }];
+            if long {
+                // An extended CDB of no use.
+                (ahs[1], ahs[2]) = (101, 1);
+            }
+            ahs.extend_from_slice(&read_length);
+            let command = ScsiCommandBhs {
+                opcode: Opcode::SCSI_COMMAND.0,
+                flags: FINAL | READ | WRITE,
+                total_ahs_length: u8::try_from(ahs.len() / 4).unwrap(),
+                initiator_task_tag: 2.into(),
+                cmd_sn: (first + u32::from(early)).into(),
+                cdb: cdb_10(0x28, 0, 2),
+                ..zerocopy::FromZeros::new_zeroed()
+            };
+            let bytes = [command.as_bytes(), &ahs].concat();
+            host.send_raw(&mut shard, &bytes).expect("accepted");
+            if early {
+                host.read(&mut shard, 1, 0, 1);
+            }
+            let of_it = |p: &Pdu| p.as_::<NopOutBhs>().initiator_task_tag.get() == 2;
+            let mut pdus = host.receive(&mut shard);
+            pdus.retain(of_it);
+            let (answer, data) = pdus.split_last().expect("an answer");
+            let moved: usize = data.iter().map(|p| p.data.len()).sum();
+            residuals.push((moved, answer.bhs[1], answer.bhs[40..48].to_vec()));
+        }
+        assert_eq!(residuals[0], residuals[1], "long: {long}");
+        assert_eq!(residuals[0].0, 512, "{residuals:?}");
+    }
+}
+
+/// A medium that answers on the spot must not keep the core from other sessions for a whole window.
+#[test]
+fn a_window_of_large_commands_takes_many_turns() {
+    let medium = medium();
+    let mut shard = shard(0, 1, &medium, 32);
+    let mut host = Host::open(&mut shard, wide());
+    let key = host.key;
+    let answered = |shard: &Shard| {
+        let session = shard.sessions[key.index as usize].session.as_ref();
+        let session = session.expect("open");
+        assert!(session.moved <= super::super::steps::BYTES_PER_TURN + crate::buffer::LARGEST);
+        session.tx.queue.len()
+    };
+    for tag in 0..6 {
+        let cdb = cdb_10(0x2f, 0, 8192);
+        host.command(&mut shard, tag, FINAL, 0, cdb, &[]);
+    }
+    assert!(answered(&shard) <= 1, "not in the turn they came in");
+    let mut last = answered(&shard);
+    for turn in 0..6 {
+        assert!(shard.has_work() || last == 6, "turn {turn}");
+        assert!(shard.poll_backends(Instant::now()) > 0 || last == 6);
+        assert!(answered(&shard) <= last + 2, "turn {turn}");
+        last = answered(&shard);
+    }
+    let pdus = host.receive(&mut shard);
+    assert_eq!(pdus.len(), 6);
+    assert!(pdus.iter().all(|p| response_status(p) == 0));
+}
