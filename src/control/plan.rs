@@ -43,7 +43,7 @@ impl Plan<'_> {
         notes: &mut Vec<String>,
     ) -> Result<Vec<JoinHandle<()>>, Failure> {
         let memory = self.memory(notes);
-        let ring = self.ring(notes);
+        let ring = self.ring();
         let mailboxes: Vec<_> = berths.iter().map(Berth::mailbox).collect();
         // All at once: making memory present takes longest.
         let starting: Vec<_> = berths
@@ -147,19 +147,13 @@ impl Plan<'_> {
     }
 
     /// A ring for each reactor, where that is allowed; the media said already what follows if not.
-    fn ring(&self, notes: &mut Vec<String>) -> Option<RingConfig> {
+    fn ring(&self) -> Option<RingConfig> {
         let needed = self
             .config
             .storages
             .iter()
             .any(|storage| storage.kind == BackendKind::IoUring);
-        if !needed {
-            return None;
-        }
-        if let Err(error) = ring::probe() {
-            notes.push(format!(
-                "io_uring is denied here ({error}): storages are served by system calls"
-            ));
+        if !needed || ring::probe().is_err() {
             return None;
         }
         let depth = |storage: &Storage| storage.queue_depth.unwrap_or(0);
