@@ -167,7 +167,7 @@ impl Host {
         cdb[2..6].copy_from_slice(&small(self.block).to_be_bytes());
         cdb[6..9].copy_from_slice(&length_to_24(small(blocks)));
         // Somewhere else each time, and all over the disk; the step is prime.
-        let places = bare::DISK as usize / data;
+        let places = usize::try_from(bare::DISK).expect("64 bits") / data;
         self.block = (self.block / blocks + 1021) % places * blocks;
         let bhs = ScsiCommandBhs {
             opcode: Opcode::SCSI_COMMAND.0,
