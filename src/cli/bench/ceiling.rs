@@ -35,7 +35,7 @@ pub(super) struct CeilingArgs {
     pub(super) ceiling_size: u64,
 
     /// Bytes that the ceiling receives at a time.
-    #[arg(long, value_name = "BYTES", default_value = "256k", value_parser = size, requires = "ceiling", hide_short_help = true)]
+    #[arg(long, value_name = "BYTES", default_value = "128k", value_parser = size, requires = "ceiling", hide_short_help = true)]
     pub(super) ceiling_receive: u64,
 }
 
