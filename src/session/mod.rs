@@ -9,6 +9,7 @@ mod command;
 mod command_window;
 mod data_in;
 mod data_out;
+mod departure;
 mod direct;
 pub mod discovery;
 mod encode;
@@ -30,6 +31,7 @@ mod task;
 mod task_management;
 mod text;
 mod transmit;
+mod travel;
 mod turn;
 mod unit;
 
@@ -49,6 +51,7 @@ use crate::buffer::Buffer;
 use crate::pdu::frame::Framing;
 pub use crate::scsi::LogicalUnit;
 use command_window::CommandWindow;
+pub use departure::Weight;
 pub use error::{ConnectionError, Counters, Event};
 use home::Home;
 use login::Established;
@@ -63,6 +66,7 @@ use task::{State, TaskTable};
 use task_management::{FUNCTIONS, InProgress};
 use text::Exchange;
 use transmit::{Out, Transmitter, WIRE};
+pub use travel::Parcel;
 
 /// A logical unit of this process: an index that control gives out once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,7 +112,7 @@ impl Default for SessionLimits {
 }
 
 /// What does not change while the session lives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Facts {
     target: Option<Arc<Target>>,
     targets: Arc<TargetSet>,
@@ -157,6 +161,8 @@ struct Session {
     /// Bytes that media have moved on the spot, in this turn of the shard.
     moved: usize,
     turn: u64,
+    /// Bytes received and sent, so that what it costs can be told from others.
+    traffic: u64,
     /// Chunks promised to commands that may still come.
     promises: u32,
     /// Unsolicited data is possible: every command that is let in needs a promise.
@@ -207,6 +213,7 @@ impl Session {
             memory: 0,
             moved: 0,
             turn: home.turn,
+            traffic: 0,
             promises: 0,
             promise_each: params.immediate_data || !params.initial_r2t,
             immediate_tasks: 0,
@@ -320,6 +327,7 @@ impl Session {
         self.tx.clear();
         self.rx.direct = None;
         self.rx.ring = None;
+        self.rx.aside = None;
         self.text = None;
         for slot in self.tasks.slots() {
             let task = self.tasks.get_mut(slot);
