@@ -24,6 +24,7 @@ mod owner;
 pub mod params;
 mod parked;
 mod ping;
+mod queue_line;
 mod receive;
 pub mod shard;
 mod steps;
