@@ -31,7 +31,7 @@ mod task;
 mod task_management;
 mod text;
 mod transmit;
-mod turn;
+pub mod turn;
 mod unit;
 
 #[cfg(test)]
@@ -64,6 +64,7 @@ use task::{State, TaskTable};
 use task_management::{FUNCTIONS, InProgress};
 use text::Exchange;
 use transmit::{Out, Transmitter, WIRE};
+use turn::Turn;
 
 /// A logical unit of this process: an index that control gives out once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -155,9 +156,7 @@ struct Session {
     next_text_tag: u32,
     /// Bytes of data memory held.
     memory: usize,
-    /// Bytes that media have moved on the spot, in this turn of the shard.
-    moved: usize,
-    turn: u64,
+    turn: Turn,
     /// Chunks promised to commands that may still come.
     promises: u32,
     /// A chunk is promised for one ping.
@@ -209,8 +208,7 @@ impl Session {
             text: None,
             next_text_tag: 0,
             memory: 0,
-            moved: 0,
-            turn: home.turn,
+            turn: Turn::default(),
             promises: 0,
             reserved: true,
             promise_each: params.immediate_data || !params.initial_r2t,

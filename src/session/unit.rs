@@ -22,6 +22,8 @@ pub(super) struct AttachedUnit {
     pub(super) unit: Arc<LogicalUnit>,
     backend: Box<dyn Backend>,
     polled: bool,
+    /// It was done with the last operation on the spot. (Before the first: supposed.)
+    pub(super) at_once: bool,
 }
 
 /// All units of one core, by [`UnitId`].
@@ -56,6 +58,7 @@ impl Units {
             unit,
             backend,
             polled: false,
+            at_once: true,
         });
     }
 
@@ -84,9 +87,15 @@ impl Units {
     ) -> Option<Submit> {
         let unit = self.units.get_mut(id.0 as usize)?.as_mut()?;
         let submit = unit.backend.submit(tag, io, buffer);
-        if matches!(submit, Submit::Pending) && !unit.polled {
-            unit.polled = true;
-            self.busy.push(id);
+        match submit {
+            Submit::Done(_) => unit.at_once = true,
+            Submit::Pending => {
+                unit.at_once = false;
+                if !std::mem::replace(&mut unit.polled, true) {
+                    self.busy.push(id);
+                }
+            }
+            Submit::Full(_) => {}
         }
         Some(submit)
     }
