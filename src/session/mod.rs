@@ -9,6 +9,7 @@ mod command;
 mod command_window;
 mod data_in;
 mod data_out;
+mod departure;
 mod direct;
 pub mod discovery;
 mod encode;
@@ -23,6 +24,7 @@ mod owner;
 pub mod params;
 mod parked;
 mod ping;
+mod queue_line;
 mod receive;
 pub mod shard;
 mod steps;
@@ -31,6 +33,7 @@ mod task;
 mod task_management;
 mod text;
 mod transmit;
+mod travel;
 pub mod turn;
 mod unit;
 
@@ -50,6 +53,7 @@ use crate::buffer::Buffer;
 use crate::pdu::frame::Framing;
 pub use crate::scsi::LogicalUnit;
 use command_window::CommandWindow;
+pub use departure::Weight;
 pub use error::{ConnectionError, Counters, Event};
 use home::Home;
 use login::Established;
@@ -64,6 +68,7 @@ use task::{State, TaskTable};
 use task_management::{FUNCTIONS, InProgress};
 use text::Exchange;
 use transmit::{Out, Transmitter, WIRE};
+pub use travel::Parcel;
 use turn::Turn;
 
 /// A logical unit of this process: an index that control gives out once.
@@ -110,7 +115,7 @@ impl Default for SessionLimits {
 }
 
 /// What does not change while the session lives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Facts {
     target: Option<Arc<Target>>,
     targets: Arc<TargetSet>,
@@ -157,6 +162,8 @@ struct Session {
     /// Bytes of data memory held.
     memory: usize,
     turn: Turn,
+    /// Bytes received and sent, so that what it costs can be told from others.
+    traffic: u64,
     /// Chunks promised to commands that may still come.
     promises: u32,
     /// A chunk is promised for one ping.
@@ -209,6 +216,7 @@ impl Session {
             next_text_tag: 0,
             memory: 0,
             turn: Turn::default(),
+            traffic: 0,
             promises: 0,
             reserved: true,
             promise_each: params.immediate_data || !params.initial_r2t,
@@ -323,6 +331,7 @@ impl Session {
         self.tx.clear();
         self.rx.direct = None;
         self.rx.ring = None;
+        self.rx.aside = None;
         self.text = None;
         for slot in self.tasks.slots() {
             let task = self.tasks.get_mut(slot);

@@ -45,6 +45,8 @@ pub(super) struct Receiver {
     pub(super) framing: Framing,
     /// Taken out while PDUs are run from it.
     pub(super) ring: Option<Buffer>,
+    /// The ring, while the session is to move: without it nothing is received and no PDU is run.
+    pub(super) aside: Option<Buffer>,
     pub(super) start: usize,
     pub(super) end: usize,
     pub(super) direct: Option<Direct>,
@@ -57,6 +59,7 @@ impl Receiver {
         Self {
             framing,
             ring: Some(ring),
+            aside: None,
             start: 0,
             end: 0,
             direct: None,
