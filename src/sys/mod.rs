@@ -15,3 +15,4 @@ pub mod memory;
 pub mod numa;
 pub mod ring;
 pub mod socket;
+pub mod ticks;
