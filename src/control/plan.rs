@@ -166,6 +166,7 @@ impl Plan<'_> {
         Some(RingConfig {
             entries: entries.min(self.settings.ring_entries),
             worker_cores: self.worker_cores(),
+            sqpoll: None,
         })
     }
 
