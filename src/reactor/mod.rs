@@ -25,7 +25,7 @@ mod traffic;
 pub use idle::{PollPolicy, SPIN};
 pub use inbox::{Inbox, Mailbox, inbox};
 pub use message::{Arrival, Census, Event, Message, Permit, Place, Reason, Request, Ticket, What};
-pub use start::{Berth, ReactorConfig, Report, Seat, Starting, Surroundings, start};
+pub use start::{Berth, ReactorConfig, Registration, Report, Seat, Starting, Surroundings, start};
 
 use std::collections::HashMap;
 use std::io;

@@ -113,11 +113,17 @@ impl Shard {
         window
     }
 
-    /// Whether another session is within the bounds: receive rings leave half of the pool to data.
+    /// Whether another session is within the bounds.
     fn has_place(&self) -> bool {
-        let (limits, count) = (&self.home.limits, self.session_count());
-        let rings = (count + 1) * limits.receive_ring;
-        count < limits.sessions && (count == 0 || rings * 2 <= self.home.pool.total_bytes())
+        self.session_count() < self.most_sessions()
+    }
+
+    /// How many sessions there is room for: receive rings leave half of the pool to data.
+    #[must_use]
+    pub fn most_sessions(&self) -> usize {
+        let limits = &self.home.limits;
+        let rings = self.home.pool.total_bytes() / 2 / limits.receive_ring;
+        limits.sessions.min(rings.max(1))
     }
 
     /// Opens a session; its first PDUs may be in `established` already.

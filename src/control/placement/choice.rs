@@ -16,8 +16,16 @@ pub(super) fn cores<'a>(
         Some(asked) => asked,
         None => return by_themselves(topology, limits, wishes, notes),
     };
-    let of = |id: &u32| topology.core(*id).filter(|core| core.online && core.reachable);
-    let missing: Vec<u32> = asked.iter().copied().filter(|id| of(id).is_none()).collect();
+    let of = |id: &u32| {
+        topology
+            .core(*id)
+            .filter(|core| core.online && core.reachable)
+    };
+    let missing: Vec<u32> = asked
+        .iter()
+        .copied()
+        .filter(|id| of(id).is_none())
+        .collect();
     if !missing.is_empty() {
         let reachable = topology.cores.iter().filter(|c| c.online && c.reachable);
         return Err(Refusal::NotReachable {
@@ -36,7 +44,10 @@ pub(super) fn cores<'a>(
             "the control group has time for {time} of the {count} cores: the reactors on them will be stopped now and then"
         ));
     }
-    Ok(cores.into_iter().map(|core| (core, "asked for".to_owned())).collect())
+    Ok(cores
+        .into_iter()
+        .map(|core| (core, "asked for".to_owned()))
+        .collect())
 }
 
 /// A sentence for reactors that were put on siblings.
@@ -138,7 +149,9 @@ fn bound(
         ));
         kept.truncate(kept.len() / 2);
     }
-    let time = limits.cpu_time.map(|time| usize::try_from(time).unwrap_or(usize::MAX));
+    let time = limits
+        .cpu_time
+        .map(|time| usize::try_from(time).unwrap_or(usize::MAX));
     if let Some(time) = time.filter(|time| time / threads < kept.len()) {
         let most = (time / threads).max(1);
         if most < kept.len() {
@@ -151,7 +164,10 @@ fn bound(
     }
     let most = memory::most_reactors(topology, limits);
     if most < kept.len() {
-        notes.push(format!("there is memory for {most} reactors, not for {}", kept.len()));
+        notes.push(format!(
+            "there is memory for {most} reactors, not for {}",
+            kept.len()
+        ));
         kept.truncate(most);
     }
 }

@@ -32,7 +32,10 @@ pub(super) fn shares(
     cores: &[&Core],
     notes: &mut Vec<String>,
 ) -> Vec<Share> {
-    let nodes: Vec<u32> = cores.iter().map(|core| topology.memory_node(core)).collect();
+    let nodes: Vec<u32> = cores
+        .iter()
+        .map(|core| topology.memory_node(core))
+        .collect();
     let mut shares = Vec::new();
     let mut used: Vec<u32> = nodes.clone();
     used.sort_unstable();
@@ -114,13 +117,7 @@ fn pages_for(topology: &Topology, node: &Node, reactors: &Reactors, wanted: u64)
 }
 
 /// A sentence when not all of `count` pools are in reserved huge pages, with the command that changes that.
-fn lacking(
-    topology: &Topology,
-    node: &Node,
-    count: u64,
-    bytes: u64,
-    pages: u64,
-) -> Option<String> {
+fn lacking(topology: &Topology, node: &Node, count: u64, bytes: u64, pages: u64) -> Option<String> {
     let wanted = bytes / HUGE_PAGE_BYTES * count;
     let missing = wanted.saturating_sub(pages * count);
     if missing == 0 {
@@ -130,8 +127,12 @@ fn lacking(
     let reserve = node.hugepages - node.free_hugepages.min(node.hugepages) + wanted;
     let id = node.id;
     let (place, command) = if topology.is_numa() {
-        let file = format!("/sys/devices/system/node/node{id}/hugepages/hugepages-2048kB/nr_hugepages");
-        (format!(" on NUMA node {id}"), format!("echo {reserve} > {file}"))
+        let file =
+            format!("/sys/devices/system/node/node{id}/hugepages/hugepages-2048kB/nr_hugepages");
+        (
+            format!(" on NUMA node {id}"),
+            format!("echo {reserve} > {file}"),
+        )
     } else {
         (String::new(), format!("sysctl vm.nr_hugepages={reserve}"))
     };

@@ -56,7 +56,9 @@ impl FromStr for Sqpoll {
             "no" => Ok(Self::No),
             "yes" => Ok(Self::Yes),
             "force" => Ok(Self::Force),
-            _ => Err(format!("unknown value \"{text}\": it is one of no, yes, force")),
+            _ => Err(format!(
+                "unknown value \"{text}\": it is one of no, yes, force"
+            )),
         }
     }
 }
@@ -87,7 +89,7 @@ pub struct Wishes {
 
 /// Where a reactor is, and with what.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Berth {
+pub struct Placed {
     /// Its core.
     pub core: u32,
     /// Why that one.
@@ -106,7 +108,7 @@ pub struct Berth {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// The reactors, by number.
-    pub reactors: Vec<Berth>,
+    pub reactors: Vec<Placed>,
     /// Whether memory has to be bound to nodes at all.
     pub is_numa: bool,
     /// Cores for threads that may block.
@@ -176,25 +178,22 @@ pub enum Refusal {
 ///
 /// # Errors
 /// When there is no core, one that was asked for is not to be had, or a submission thread would have to share its core.
-pub fn place(
-    topology: &Topology,
-    limits: &Limits,
-    wishes: &Wishes,
-) -> Result<Placement, Refusal> {
+pub fn place(topology: &Topology, limits: &Limits, wishes: &Wishes) -> Result<Placement, Refusal> {
     let mut notes = Vec::new();
     let chosen = choice::cores(topology, limits, wishes, &mut notes)?;
     let cores: Vec<&Core> = chosen.iter().map(|(core, _)| *core).collect();
     let threads = spare::submission_cores(topology, limits, wishes, &cores, &mut notes)?;
     let shares = memory::shares(topology, limits, wishes, &cores, &mut notes);
     let (worker_cores, shares_cores) = spare::worker_cores(topology, &cores, &threads);
-    let berth = |(((core, why), share), sqpoll): (((&Core, String), memory::Share), Option<u32>)| Berth {
-        core: core.id,
-        why,
-        node: share.node,
-        bytes: share.bytes,
-        hugepages: share.hugepages,
-        sqpoll,
-    };
+    let berth =
+        |(((core, why), share), sqpoll): (((&Core, String), memory::Share), Option<u32>)| Placed {
+            core: core.id,
+            why,
+            node: share.node,
+            bytes: share.bytes,
+            hugepages: share.hugepages,
+            sqpoll,
+        };
     let reactors = chosen.into_iter().zip(shares).zip(threads).map(berth);
     Ok(Placement {
         reactors: reactors.collect(),

@@ -97,7 +97,10 @@ pub(super) fn worker_cores(
     reactors: &[&Core],
     threads: &[Option<u32>],
 ) -> (Vec<u32>, bool) {
-    let allowed = topology.cores.iter().filter(|core| core.online && core.allowed);
+    let allowed = topology
+        .cores
+        .iter()
+        .filter(|core| core.online && core.allowed);
     let idle: Vec<&Core> = allowed
         .clone()
         .filter(|core| !threads.contains(&Some(core.id)))
