@@ -7,6 +7,7 @@ mod build;
 pub mod config;
 pub mod cores;
 pub mod directory;
+mod farewell;
 mod json;
 pub mod listener;
 mod memory;
@@ -44,6 +45,8 @@ use crate::sys::{cpu, numa, socket};
 const EVENTS: usize = 1024;
 /// How long commands may take to finish at a stop.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the media may take at a stop to make stable what was written to them.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
 /// What is not in the configuration file.
 pub struct Settings {
     /// Operations in flight per reactor, of all its storages.
@@ -56,6 +59,8 @@ pub struct Settings {
     pub sessions: SessionLimits,
     /// How long commands may take to finish at a stop.
     pub patience: Duration,
+    /// How long the media may take after that to make stable what was written.
+    pub flush_patience: Duration,
     /// Called once, with a sentence, when the data plane fails while nobody stopped it.
     pub on_failure: Option<Box<dyn FnOnce(String) + Send>>,
 }
@@ -68,6 +73,7 @@ impl Default for Settings {
             login: LoginLimits::default(),
             sessions: SessionLimits::default(),
             patience: PATIENCE,
+            flush_patience: FLUSH_PATIENCE,
             on_failure: None,
         }
     }
@@ -151,6 +157,7 @@ pub struct Controller {
     offload: Arc<OffloadPool>,
     census: Arc<Census>,
     facts: Facts,
+    flush_patience: Duration,
 }
 
 impl Controller {
@@ -227,6 +234,7 @@ impl Controller {
             offload,
             census,
             facts,
+            flush_patience: settings.flush_patience,
         })
     }
 
@@ -255,33 +263,19 @@ impl Controller {
     }
 
     /// Stops accepting, lets begun commands finish (within [`Settings::patience`]), closes every session, and makes
-    /// every medium's content stable.
+    /// every medium's content stable (within [`Settings::flush_patience`]). What a storage that hangs holds is left
+    /// behind.
     ///
     /// # Errors
-    /// When a medium could not be flushed, or a reactor had failed.
+    /// When a medium could not be flushed, or a reactor had failed or was left behind.
     pub fn stop(self) -> Result<(), Failure> {
         let mut problems = Vec::new();
         if !self.control.stop() {
             problems.push("the control thread had failed".to_owned());
         }
-        for (index, thread) in self.reactors.into_iter().enumerate() {
-            if thread.join().is_err() {
-                problems.push(format!("reactor {index} had failed"));
-            }
-        }
+        problems.extend(farewell::join(self.reactors));
         drop(self.offload);
-        for medium in &self.media {
-            let geometry = medium.geometry();
-            if geometry.read_only {
-                continue;
-            }
-            if let Err(error) = medium.flush() {
-                let what = medium.describe();
-                problems.push(format!(
-                    "{what}: what was written last may be lost: {error}"
-                ));
-            }
-        }
+        problems.extend(farewell::flush(&self.media, self.flush_patience));
         if problems.is_empty() {
             Ok(())
         } else {
