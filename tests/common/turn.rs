@@ -153,6 +153,7 @@ impl Pair {
 
     /// Before a login ends, the session it takes the place of must be gone.
     fn reinstate(&mut self, index: usize) {
+        self.arrive_all();
         let (nexus, _) = self.links[index].placed.clone().expect("it was placed");
         let Some(old) = self
             .sessions
@@ -251,6 +252,7 @@ impl Pair {
     }
 
     pub(super) fn close(&mut self, index: usize, why: Closed) {
+        self.arrive_all();
         let side = std::mem::replace(&mut self.links[index].side, Side::Closed);
         match side {
             Side::Session(seat) => self.shards[seat.shard].connection_lost(seat.key),
