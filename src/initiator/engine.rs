@@ -16,7 +16,8 @@ use crate::pdu::code::{LogoutReason, Opcode, TaskManagementFunction};
 use crate::pdu::frame::{EncodedHeader, EncodedTrailer, Framing};
 use crate::units::SerialNumber;
 
-/// Sent bytes that are kept at most before the send buffer is moved together.
+/// Sent bytes that are kept at least before the send buffer is moved together; also not before they are half of it, so
+/// that no byte is moved more than once.
 const MOST_SENT: usize = 1 << 20;
 
 /// Everything of a connection but its receive buffer.
@@ -90,7 +91,7 @@ impl Engine {
         if self.sent == self.out.len() {
             self.out.clear();
             self.sent = 0;
-        } else if self.sent > MOST_SENT {
+        } else if self.sent > MOST_SENT && self.sent > self.out.len() / 2 {
             self.out.drain(..self.sent);
             self.sent = 0;
         }

@@ -10,6 +10,8 @@ use super::{Config, Initiator};
 
 /// How long the target may take to answer before a run is given up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes sent at a time, at most.
+const MOST_SENT: usize = 256 * 1024;
 /// Tries of TEST UNIT READY: each may end in one unit attention.
 const READY_TRIES: u32 = 20;
 
@@ -85,20 +87,20 @@ impl Link {
         }
     }
 
-    /// Sends what there is, in one piece if the socket takes it. `false` when nothing was sent.
+    /// Sends once, at most [`MOST_SENT`] bytes: a connection that writes much leaves others of the same thread their
+    /// turns. `false` when nothing was sent.
     pub(super) fn transmit(&mut self) -> Result<bool, LinkError> {
-        let mut any = false;
         loop {
             let bytes = self.initiator.poll_transmit();
             if bytes.is_empty() {
-                return Ok(any);
+                return Ok(false);
             }
-            match self.stream.write(bytes) {
+            match self.stream.write(&bytes[..bytes.len().min(MOST_SENT)]) {
                 Ok(len) => {
                     self.initiator.transmitted(len);
-                    any = true;
+                    return Ok(true);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(any),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }

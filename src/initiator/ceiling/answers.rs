@@ -8,6 +8,11 @@ use crate::pdu::padding;
 /// Pieces given to one send, at most.
 pub(super) const MOST_PIECES: usize = 128;
 
+/// Bytes given to one send, about. Longer sends are slower: the peer has nothing to do
+/// while they are made up, and then this side has nothing to do while it receives. Measured with 256 KiB reads at depth
+/// 4: with 256 KiB half of them take 100 µs, with all that there is 180 µs, with 64 KiB 160 µs.
+const MOST_BYTES: usize = 256 * 1024;
+
 /// Bytes of the data that all reads get. Longer data repeats it, so that it stays in the first cache.
 const FILL: usize = 16 * 1024;
 /// What all data consists of.
@@ -80,7 +85,7 @@ impl Answers {
     /// Fills `slices` with what comes next; gives how many there are.
     pub(in crate::initiator) fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut own = &self.own[self.own_sent..];
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         for (slice, piece) in slices.iter_mut().zip(&self.pieces[self.pieces_sent..]) {
             *slice = match *piece {
                 Piece::Own(len) => {
@@ -91,6 +96,10 @@ impl Answers {
                 Piece::Fill(len) => IoSlice::new(&DATA[..len]),
             };
             count += 1;
+            bytes += slice.len();
+            if bytes >= MOST_BYTES {
+                break;
+            }
         }
         count
     }
