@@ -8,6 +8,7 @@ mod build;
 pub mod config;
 pub mod cores;
 pub mod directory;
+mod farewell;
 mod json;
 pub mod listener;
 mod live;
@@ -40,13 +41,15 @@ use crate::reactor::{Berth, Census, Mailbox, Message, Surroundings};
 use crate::session::SessionLimits;
 use crate::session::login::LoginLimits;
 use crate::stats::{self, Cell};
-use crate::sys::memory::Machine;
+use crate::sys::memory::Memory;
 use crate::sys::{cpu, numa, socket};
 
 /// Events that wait for the control thread to log them.
 const EVENTS: usize = 1024;
 /// How long commands may take to finish at a stop.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the media may take at a stop to make stable what was written to them.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
 /// What is not in the configuration file.
 pub struct Settings {
     /// Operations in flight per reactor, of all its storages.
@@ -59,6 +62,8 @@ pub struct Settings {
     pub sessions: SessionLimits,
     /// How long commands may take to finish at a stop.
     pub patience: Duration,
+    /// How long the media may take after that to make stable what was written.
+    pub flush_patience: Duration,
     /// Called once, with a sentence, when the data plane fails while nobody stopped it.
     pub on_failure: Option<Box<dyn FnOnce(String) + Send>>,
 }
@@ -71,6 +76,7 @@ impl Default for Settings {
             login: LoginLimits::default(),
             sessions: SessionLimits::default(),
             patience: PATIENCE,
+            flush_patience: FLUSH_PATIENCE,
             on_failure: None,
         }
     }
@@ -157,6 +163,7 @@ pub struct Controller {
     offload: Arc<OffloadPool>,
     census: Arc<Census>,
     facts: Facts,
+    flush_patience: Duration,
 }
 
 impl Controller {
@@ -237,6 +244,7 @@ impl Controller {
             offload,
             census,
             facts,
+            flush_patience: settings.flush_patience,
         })
     }
 
@@ -265,33 +273,19 @@ impl Controller {
     }
 
     /// Stops accepting, lets begun commands finish (within [`Settings::patience`]), closes every session, and makes
-    /// every medium's content stable.
+    /// every medium's content stable (within [`Settings::flush_patience`]). What a storage that hangs holds is left
+    /// behind.
     ///
     /// # Errors
-    /// When a medium could not be flushed, or a reactor had failed.
+    /// When a medium could not be flushed, or a reactor had failed or was left behind.
     pub fn stop(self) -> Result<(), Failure> {
         let mut problems = Vec::new();
         if !self.control.stop() {
             problems.push("the control thread had failed".to_owned());
         }
-        for (index, thread) in self.reactors.into_iter().enumerate() {
-            if thread.join().is_err() {
-                problems.push(format!("reactor {index} had failed"));
-            }
-        }
+        problems.extend(farewell::join(self.reactors));
         drop(self.offload);
-        for medium in &self.media {
-            let geometry = medium.geometry();
-            if geometry.read_only {
-                continue;
-            }
-            if let Err(error) = medium.flush() {
-                let what = medium.describe();
-                problems.push(format!(
-                    "{what}: what was written last may be lost: {error}"
-                ));
-            }
-        }
+        problems.extend(farewell::flush(&self.media, self.flush_patience));
         if problems.is_empty() {
             Ok(())
         } else {
@@ -334,7 +328,7 @@ fn prepare(config: &Config, notes: &mut Vec<String>) -> Result<Vec<u32>, Failure
         ));
         cores.truncate(time);
     }
-    let most = memory::most_reactors(Machine::read());
+    let most = memory::most_reactors(Memory::here());
     if most < cores.len() {
         notes.push(format!(
             "there is memory for {most} reactors, not for {}",

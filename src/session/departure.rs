@@ -204,7 +204,7 @@ impl Session {
             && self.facts.target.is_some()
     }
 
-    /// Whether nothing of it is with the medium, an owner or the wire.
+    /// Whether nothing of it is with the medium, an owner or the wire, and what is kept for a ping is there.
     fn is_at_rest(&self) -> bool {
         let rests = |slot| {
             matches!(
@@ -217,6 +217,7 @@ impl Session {
             )
         };
         self.may_depart()
+            && self.reserved
             && self.tx.is_idle()
             && !self.functions.iter().any(|f| f.is_active())
             && (self.tasks.used() == 0 || self.tasks.slots().all(rests))

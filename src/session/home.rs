@@ -12,6 +12,8 @@ use crate::scsi::LogicalUnit;
 
 /// This part of the pool (one in so many) is only for sessions that hold nothing.
 const KEPT_FOR_THE_POOR: usize = 8;
+/// One of several units may have this part of the pool (one in so many) with its medium, which may keep it.
+const SHARE_OF_A_UNIT: usize = 4;
 
 /// A task in a waiting line.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +53,10 @@ pub(super) struct Home {
     pub(super) close_requests: VecDeque<SessionKey>,
     /// Tasks waiting for memory, first come first served.
     pub(super) memory_line: VecDeque<Waiter>,
-    /// Tasks waiting for a backend's queue, or for another turn.
+    /// Tasks waiting for another turn.
     pub(super) turn_line: VecDeque<Waiter>,
+    /// Tasks waiting for a place in a unit's queue.
+    pub(super) queue_line: VecDeque<(UnitId, Waiter)>,
     /// Counts the turns of the shard: each lets every session do as much again.
     pub(super) turn: u64,
     /// Operations that ended where they were submitted.
@@ -114,12 +118,13 @@ impl Home {
         pool: Pool,
         limits: SessionLimits,
     ) -> Self {
+        let units = Units::new(pool.total_bytes() / SHARE_OF_A_UNIT);
         Self {
             reactor,
             reactors,
             pool,
             limits,
-            units: Units::default(),
+            units,
             counters: Counters::default(),
             owner: Owner::new(reactor, reactors),
             passing: Vec::with_capacity(16),
@@ -134,6 +139,7 @@ impl Home {
             close_requests: VecDeque::with_capacity(64),
             memory_line: VecDeque::with_capacity(256),
             turn_line: VecDeque::with_capacity(256),
+            queue_line: VecDeque::with_capacity(256),
             turn: 0,
             done_at_once: 0,
             retrying: false,
@@ -150,6 +156,8 @@ impl Home {
         for line in [&mut self.memory_line, &mut self.turn_line] {
             line.reserve(tasks.saturating_sub(line.len()));
         }
+        let queued = self.queue_line.len();
+        self.queue_line.reserve(tasks.saturating_sub(queued));
         for keys in [&mut self.ready, &mut self.backlog, &mut self.starved] {
             keys.reserve(16);
         }

@@ -74,6 +74,13 @@ impl Session {
 
     /// Does what a step asks for; the outcome, if there is one already.
     pub(super) fn perform(&mut self, home: &mut Home, slot: u16, step: Step) -> Option<Outcome> {
+        if let Some(need) = Need::of_memory(&step)
+            && let Some(unit) = self.must_queue(home, slot)
+        {
+            home.count(Event::QueueWait);
+            self.wait_for_queue(home, slot, unit, need);
+            return None;
+        }
         match step {
             Step::NeedBuffer { wanted, least } => self.need_buffer(home, slot, wanted, least),
             Step::NeedScratch { wanted, least } => self.need_scratch(home, slot, wanted, least),
@@ -207,7 +214,13 @@ impl Session {
             Some(Submit::Full(buffer)) => {
                 self.give_back(slot, which, buffer);
                 home.count(Event::QueueWait);
-                self.wait_for_turn(home, slot, Need::Submit { io, buffer: which });
+                let need = Need::Submit { io, buffer: which };
+                if home.units.will_make_room(unit) {
+                    self.wait_for_queue(home, slot, unit, need);
+                } else {
+                    // Others have all there is of something that they share: nobody tells when they are done.
+                    self.wait_for_turn(home, slot, need);
+                }
                 None
             }
             None => Some(Outcome::Io(Err(BlockError::Gone))),

@@ -8,6 +8,7 @@ use super::command::Received;
 use super::command_window::CommandWindow;
 use super::home::{Heard, Home};
 use super::lun_table::LunTable;
+use super::memory::Source;
 use super::params::OperationalParams;
 use super::parked::{Forsaken, Parked, ParkedCommand};
 use super::receive::{Direct, Receiver, Sink};
@@ -174,7 +175,7 @@ struct PlainDirect {
 
 #[derive(Debug)]
 enum PlainSink {
-    Own { buffer: Plain, spent: bool },
+    Own { buffer: Plain, from: Source },
     Task { slot: u16, at: usize },
     Drop,
 }
@@ -185,9 +186,9 @@ impl PlainDirect {
             layout: direct.layout,
             filled: direct.filled,
             sink: match &direct.sink {
-                Sink::Own { buffer, spent } => PlainSink::Own {
+                Sink::Own { buffer, from } => PlainSink::Own {
                     buffer: Plain::of(buffer, direct.filled),
-                    spent: *spent,
+                    from: *from,
                 },
                 Sink::Task { slot, at } => PlainSink::Task {
                     slot: *slot,
@@ -203,9 +204,9 @@ impl PlainDirect {
             layout: self.layout,
             filled: self.filled,
             sink: match self.sink {
-                PlainSink::Own { buffer, spent } => Sink::Own {
+                PlainSink::Own { buffer, from } => Sink::Own {
                     buffer: buffer.take(home)?,
-                    spent,
+                    from,
                 },
                 PlainSink::Task { slot, at } => Sink::Task { slot, at },
                 PlainSink::Drop => Sink::Drop,
@@ -227,7 +228,7 @@ enum PlainData {
     Own {
         buffer: Plain,
         len: usize,
-        spent: bool,
+        from: Source,
     },
     Gone {
         len: usize,
@@ -238,10 +239,10 @@ impl PlainParked {
     fn of(parked: &Parked) -> Self {
         let data = |data: &Received<'static>| match data {
             Received::Bytes(_) => PlainData::None,
-            Received::Own { buffer, len, spent } => PlainData::Own {
+            Received::Own { buffer, len, from } => PlainData::Own {
                 buffer: Plain::of(buffer, *len),
                 len: *len,
-                spent: *spent,
+                from: *from,
             },
             Received::Gone { len } => PlainData::Gone { len: *len },
         };
@@ -258,10 +259,10 @@ impl PlainParked {
                 let data = match data {
                     // Only what has no data is parked in the ring.
                     PlainData::None => Received::Bytes(&[]),
-                    PlainData::Own { buffer, len, spent } => Received::Own {
+                    PlainData::Own { buffer, len, from } => Received::Own {
                         buffer: buffer.take(home)?,
                         len,
-                        spent,
+                        from,
                     },
                     PlainData::Gone { len } => Received::Gone { len },
                 };
@@ -318,7 +319,8 @@ impl Session {
     /// Promises of the pool that it holds.
     pub(super) fn promises_held(&self) -> u32 {
         let tasks = self.tasks.slots().map(|slot| self.tasks.get(slot));
-        self.promises + tasks.map(|t| u32::from(t.promised)).sum::<u32>()
+        let of_tasks: u32 = tasks.map(|t| u32::from(t.promised)).sum();
+        self.promises + of_tasks + u32::from(self.reserved)
     }
 
     /// The session that was packed, in the memory of this core; `None`: there is not enough of it.
@@ -393,6 +395,7 @@ impl Session {
             turn: home.turn,
             traffic: parcel.traffic,
             promises: parcel.promises,
+            reserved: true,
             promise_each: parcel.promise_each,
             immediate_tasks: parcel.immediate_tasks,
             in_ready: false,
@@ -408,7 +411,8 @@ impl Session {
 impl Parcel {
     fn promises_held(&self) -> u32 {
         let tasks = self.tasks.iter().map(|t| u32::from(t.fields.promised));
-        self.promises + tasks.sum::<u32>()
+        // And the chunk kept for one ping: it does not travel while that is in use.
+        self.promises + tasks.sum::<u32>() + 1
     }
 
     /// Whether the bounds here are those it was made under, and what there is above what is kept for others is

@@ -37,6 +37,7 @@ impl Shard {
                 work += usize::from(!waits || self.home.done_at_once != done);
             }
         }
+        work += self.retry_queued();
         self.retry_memory();
         for _ in 0..self.home.starved.len() {
             let Some(key) = self.home.starved.pop_front() else {

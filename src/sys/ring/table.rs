@@ -14,6 +14,10 @@ use crate::sys::hugepage::{Loan, Mapping};
 
 pub(super) struct Ring {
     pub(super) ring: IoUring,
+    /// A kernel thread takes what is queued.
+    pub(super) has_sq_thread: bool,
+    /// Entries queued since the last [`Self::submit`].
+    pub(super) unsubmitted: usize,
     pub(super) ops: Vec<Op>,
     pub(super) free: Vec<u32>,
     pub(super) clients: Vec<Option<Client>>,
@@ -43,6 +47,10 @@ pub(super) struct Client {
     pub(super) done: VecDeque<RingCompletion>,
     pub(super) in_flight: usize,
     pub(super) gone: bool,
+    /// Operations it may have in flight.
+    pub(super) depth: usize,
+    /// By tag, below the depth: which entry of the table has the operation; to be checked there.
+    pub(super) places: Vec<u32>,
 }
 
 impl Op {
@@ -110,6 +118,8 @@ impl Ring {
             done: VecDeque::with_capacity(depth),
             in_flight: 0,
             gone: false,
+            depth,
+            places: vec![0; depth],
         };
         let id = match self.clients.iter().position(Option::is_none) {
             Some(id) => id,
@@ -119,7 +129,37 @@ impl Ring {
             }
         };
         self.clients[id] = Some(client);
+        self.allow_workers();
         u32::try_from(id).expect("a client is a file, of which a process has fewer than 2^32")
+    }
+
+    /// What blocks runs on threads of the kernel's, which all clients share; with its own limit (4 for each core), a
+    /// few operations that hang would keep everybody else's waiting. So there may be one for each operation; they
+    /// are started when needed, and end when idle.
+    fn allow_workers(&self) {
+        let all: usize = self.clients.iter().flatten().map(|c| c.depth).sum();
+        let all = u32::try_from(all.min(self.ops.len())).unwrap_or(u32::MAX);
+        // Asks first: 0 changes nothing.
+        let mut limits = [0, 0];
+        let submitter = self.ring.submitter();
+        if submitter.register_iowq_max_workers(&mut limits).is_ok() && limits[0] < all {
+            // An old kernel (before 5.15) keeps its own.
+            let _ = submitter.register_iowq_max_workers(&mut [all, 0]);
+        }
+    }
+
+    /// The kernel's name for an operation in flight.
+    pub(super) fn name_of(&self, id: u32, tag: u64) -> Option<u64> {
+        let own = |op: &Op| op.busy && op.client == id && op.tag == tag;
+        let client = self.clients[id as usize].as_ref()?;
+        let place = usize::try_from(tag).ok().and_then(|t| client.places.get(t));
+        let index = match place {
+            Some(&index) => Some(index).filter(|&index| own(&self.ops[index as usize])),
+            None => (0..)
+                .zip(&self.ops)
+                .find_map(|(index, op)| own(op).then_some(index)),
+        }?;
+        Some(u64::from(self.ops[index as usize].generation) << 32 | u64::from(index))
     }
 
     /// Forgets a client that is gone and has nothing in flight.
@@ -135,24 +175,40 @@ impl Ring {
         }
     }
 
-    pub(super) fn submit(&mut self) -> io::Result<usize> {
+    /// Whether the kernel must be called for what is queued, deferred or did not fit.
+    pub(super) fn wants_submit(&mut self) -> bool {
         let queue = self.ring.submission();
-        let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
-        drop(queue);
-        if idle {
+        if queue.taskrun() || queue.cq_overflow() {
+            return true;
+        }
+        // An awake submission thread sees what is queued by itself. The question has the fence in it
+        // between our writing the queue and reading whether it sleeps.
+        !queue.is_empty() && (!self.has_sq_thread || queue.need_wakeup())
+    }
+
+    pub(super) fn submit(&mut self) -> io::Result<usize> {
+        if self.wants_submit() {
+            match self.ring.submit() {
+                Ok(taken) if !self.has_sq_thread => {
+                    self.unsubmitted = self.unsubmitted.saturating_sub(taken);
+                    return Ok(taken);
+                }
+                Err(e)
+                    if matches!(
+                        e.raw_os_error(),
+                        Some(libc::EAGAIN | libc::EBUSY | libc::EINTR)
+                    ) =>
+                {
+                    return Ok(0);
+                }
+                Ok(_) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if !self.has_sq_thread {
             return Ok(0);
         }
-        match self.ring.submit() {
-            Err(e)
-                if matches!(
-                    e.raw_os_error(),
-                    Some(libc::EAGAIN | libc::EBUSY | libc::EINTR)
-                ) =>
-            {
-                Ok(0)
-            }
-            other => other,
-        }
+        Ok(std::mem::take(&mut self.unsubmitted))
     }
 
     pub(super) fn reap(&mut self) -> usize {
@@ -207,6 +263,7 @@ impl Ring {
         for attempt in 0..2 {
             // SAFETY: the caller's contract (see `start`): file and memory outlive the operation.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                self.unsubmitted += 1;
                 return true;
             }
             if attempt == 0 && self.submit().is_err() {
@@ -251,6 +308,10 @@ impl Ring {
         op.event = event;
         let client = self.clients[id as usize].as_mut().expect("a live client");
         client.in_flight += 1;
+        let place = usize::try_from(event.tag).ok();
+        if let Some(place) = place.and_then(|tag| client.places.get_mut(tag)) {
+            *place = index;
+        }
         if let Some(recording) = &mut self.recording {
             note(recording, event);
         }
