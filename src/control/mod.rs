@@ -188,11 +188,7 @@ impl Controller {
         let service =
             Service::new().map_err(|e| Failure::one(format!("the control thread: {e}")))?;
         let (event_sender, events) = sync_channel(EVENTS);
-        let berths = cores
-            .iter()
-            .map(|_| Berth::new())
-            .collect::<Result<Vec<_>, _>>();
-        let berths = berths.map_err(|e| Failure::one(format!("a reactor cannot be made: {e}")))?;
+        let berths = berths(cores.len())?;
         let mailboxes: Vec<_> = berths.iter().map(Berth::mailbox).collect();
         let counters: Vec<Arc<Cell>> = cores.iter().map(|_| Arc::default()).collect();
         let around = |counters: &Arc<Cell>| Surroundings {
@@ -215,10 +211,9 @@ impl Controller {
             reactors: mailboxes.clone(),
             turn: 0,
         };
-        let directory = Directory::new(plan.count());
         let duty = Duty {
             acceptor,
-            directory,
+            directory: Directory::new(plan.count()),
             events,
             counters: counters.clone(),
             balance: config.reactors.balance,
@@ -337,6 +332,12 @@ fn prepare(config: &Config, notes: &mut Vec<String>) -> Result<Vec<u32>, Failure
         cores.truncate(most);
     }
     Ok(cores)
+}
+
+/// Where the reactors will sleep.
+fn berths(count: usize) -> Result<Vec<Berth>, Failure> {
+    let berths: Result<Vec<_>, _> = (0..count).map(|_| Berth::new()).collect();
+    berths.map_err(|e| Failure::one(format!("a reactor cannot be made: {e}")))
 }
 
 /// Binds every portal; gives their ids and what the addresses became.
