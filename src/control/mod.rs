@@ -176,10 +176,9 @@ impl Controller {
             reactors: mailboxes.clone(),
             turn: 0,
         };
-        let directory = Directory::new(plan.count());
         let duty = Duty {
             acceptor,
-            directory,
+            directory: Directory::new(plan.count()),
             events,
             counters: counters.clone(),
             balance: config.reactors.balance,

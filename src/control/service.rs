@@ -132,13 +132,21 @@ struct Control {
     lines: Lines,
 }
 
-/// Where a session goes, and who waits to hear that it is there.
-type Order = (ReactorId, Option<Sender<Result<(), Unmoved>>>);
+/// Hears what came of a move.
+type Answer = Sender<Result<(), Unmoved>>;
+
+/// A move that was ordered.
+#[derive(Debug)]
+struct Order {
+    to: ReactorId,
+    /// None: the balancer's own idea.
+    answer: Option<Answer>,
+}
 
 /// Sessions on their way, and what waits for them.
 #[derive(Debug, Default)]
 struct Moves {
-    /// Who ordered a move, by TSIH.
+    /// Moves that are not settled, by TSIH.
     orders: HashMap<u16, Order>,
     /// Logins that cannot be placed before it is known where a session is.
     held: Vec<(ReactorId, Ticket, PlaceRequest)>,
@@ -262,41 +270,29 @@ impl Control {
         }
     }
 
-    fn order_move(
-        &mut self,
-        tsih: u16,
-        to: ReactorId,
-        answer: Option<Sender<Result<(), Unmoved>>>,
-    ) {
-        let say = |answer: Option<Sender<_>>, what| {
-            // Who asked may have gone.
-            answer.map(|answer| answer.send(what))
+    fn order_move(&mut self, tsih: u16, to: ReactorId, answer: Option<Answer>) {
+        let begun = if self.is_stopping {
+            Err(Unmoved::Stopping)
+        } else {
+            self.duty.directory.begin_move(tsih, to)
         };
-        if self.is_stopping {
-            say(answer, Err(Unmoved::Stopping));
-            return;
-        }
-        match self.duty.directory.begin_move(tsih, to) {
-            Ok(from) if from == to => {
-                say(answer, Ok(()));
-            }
-            Err(why) => {
-                say(answer, Err(why));
-            }
-            Ok(from) => {
-                self.moves.orders.insert(tsih, (to, answer));
+        match begun {
+            Ok(from) if from != to => {
+                self.moves.orders.insert(tsih, Order { to, answer });
                 let reactor = &self.duty.acceptor.reactors[usize::from(from.0)];
                 if reactor.send(Message::Move { tsih, to }).is_err() {
                     self.settled(tsih, from);
                 }
             }
+            // Who asked may have gone.
+            done => drop(answer.map(|answer| answer.send(done.map(|_| ())))),
         }
     }
 
     /// A move is over, one way or the other.
     fn settled(&mut self, tsih: u16, reactor: ReactorId) {
         self.duty.directory.settled(tsih, reactor);
-        if let Some((to, answer)) = self.moves.orders.remove(&tsih) {
+        if let Some(Order { to, answer }) = self.moves.orders.remove(&tsih) {
             let result = if to == reactor {
                 Ok(())
             } else {

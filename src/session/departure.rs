@@ -225,7 +225,9 @@ impl Session {
 
     /// Stands in line again, and looks at what was received before it went.
     fn resume_here(&mut self, home: &mut Home, waiting: &[u16]) {
-        for &slot in waiting {
+        // Whatever line a task stood in: none that waits is left without one.
+        let others = self.tasks.slots().filter(|slot| !waiting.contains(slot));
+        for slot in waiting.iter().copied().chain(others) {
             let task = self.tasks.get(slot);
             let State::Waiting(need) = task.state else {
                 continue;
@@ -263,6 +265,14 @@ impl Home {
                 waiter.session != key
             });
         }
+        let units = &mut self.units;
+        self.queue_line.retain(|(unit, waiter)| {
+            if waiter.session == key {
+                left.push(waiter.slot);
+                units.note_left(*unit);
+            }
+            waiter.session != key
+        });
         left
     }
 }

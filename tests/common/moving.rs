@@ -4,6 +4,10 @@ use ringtgt::session::Parcel;
 
 use super::pair::{Pair, Seat, Side};
 
+/// Turns in which a session may finish what it has begun; fewer than those after which [`Pair::run`] takes it that
+/// nothing moves any more.
+const PATIENCE: u32 = 30;
+
 impl Pair {
     /// The session of this link is to move to another shard, as soon as it can. False: it cannot.
     pub fn move_session(&mut self, link: usize, to: usize) -> bool {
@@ -12,7 +16,7 @@ impl Pair {
         };
         let may = seat.shard != to && self.shards[seat.shard].begin_departure(seat.key);
         if may {
-            self.departures.push((link, to));
+            self.departures.push((link, to, PATIENCE));
         }
         may
     }
@@ -21,7 +25,10 @@ impl Pair {
     pub(super) fn moving_turn(&mut self) -> bool {
         let mut moved = false;
         for at in (0..self.departures.len()).rev() {
-            let (link, to) = self.departures[at];
+            let (link, to, turns) = &mut self.departures[at];
+            let (link, to) = (*link, *to);
+            *turns -= 1;
+            let is_late = *turns == 0;
             let Side::Session(seat) = self.links[link].side else {
                 self.departures.remove(at);
                 continue;
@@ -30,8 +37,8 @@ impl Pair {
                 self.departures.remove(at);
                 self.parcels.push((link, to, parcel));
                 moved = true;
-            } else if self.random.chance(200) {
-                // It took too long.
+            } else if is_late {
+                // It may be waited for by those that it waits for.
                 self.departures.remove(at);
                 self.shards[seat.shard].cancel_departure(seat.key);
                 self.moves.1 += 1;

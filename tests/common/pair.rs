@@ -148,8 +148,8 @@ pub struct Pair {
     pub(super) targets: Arc<TargetSet>,
     pub(super) sessions: Vec<Session>,
     pub(super) next_tsih: u16,
-    /// Links whose session is to move, and the shard it goes to.
-    pub(super) departures: Vec<(usize, usize)>,
+    /// Links whose session is to move, the shard it goes to, and the turns it has left.
+    pub(super) departures: Vec<(usize, usize, u32)>,
     /// Sessions on their way.
     pub(super) parcels: Vec<(usize, usize, Parcel)>,
     /// Moves that were made, and that were not.
