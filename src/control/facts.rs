@@ -64,7 +64,7 @@ impl fmt::Display for ReactorFacts {
         let (mib, pages) = (self.bytes >> 20, self.pages);
         write!(
             f,
-            "core {} ({}), {mib} MiB of buffers in {pages}",
+            "core {} ({}), {mib} MiB of buffers {pages}",
             self.core, self.why
         )?;
         if let Some(node) = self.node {
