@@ -141,8 +141,8 @@ impl ServeArguments {
             reactors: Reactors {
                 cores: self.cores.clone().map(|list| list.0),
                 poll: self.poll,
-                spin: None,
                 sqpoll: self.sqpoll,
+                ..Reactors::default()
             },
             ..Config::default()
         }

@@ -3,13 +3,16 @@
 //! A program that embeds the target makes a [`Config`], starts a [`Controller`] with it and stops that in the end. It may
 //! do so several times in one process; nothing here is global.
 
+mod balance;
 mod build;
 pub mod config;
 pub mod cores;
 pub mod directory;
 mod facts;
+mod farewell;
 mod json;
 pub mod listener;
+mod live;
 pub mod names;
 mod near;
 pub mod placement;
@@ -20,16 +23,17 @@ pub mod size;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use self::config::Config;
-pub use self::facts::{Facts, LunFacts, ReactorFacts, TargetFacts};
+pub use self::facts::{Facts, LunFacts, ReactorBudget, TargetFacts};
 pub use crate::backend::spec::BackendKind;
 pub use crate::buffer::Pages;
-pub use crate::reactor::{PollPolicy, Registration};
+pub use crate::reactor::{PollPolicy, Registration, Unmoved, Whereabouts};
+pub use live::{ReactorFacts, lines_of};
 
 use self::directory::Directory;
 use self::listener::{Acceptor, ConnectionLimits, Listeners, Newcomers};
@@ -37,7 +41,7 @@ use self::plan::Plan;
 use self::service::{Duty, Running, Service};
 use crate::backend::Medium;
 use crate::backend::offload::OffloadPool;
-use crate::reactor::{Berth, Census, Surroundings};
+use crate::reactor::{Berth, Census, Mailbox, Message, Surroundings};
 use crate::session::SessionLimits;
 use crate::session::login::LoginLimits;
 use crate::stats::{self, Cell};
@@ -47,6 +51,8 @@ use crate::sys::socket;
 const EVENTS: usize = 1024;
 /// How long commands may take to finish at a stop.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the media may take at a stop to make stable what was written to them.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
 /// What is not in the configuration file.
 pub struct Settings {
     /// Operations in flight per reactor, of all its storages.
@@ -61,6 +67,8 @@ pub struct Settings {
     pub patience: Duration,
     /// Called once, when all memory is allocated and nobody has been let in yet.
     pub on_budget: Option<fn(&Facts)>,
+    /// How long the media may take after that to make stable what was written.
+    pub flush_patience: Duration,
     /// Called once, with a sentence, when the data plane fails while nobody stopped it.
     pub on_failure: Option<Box<dyn FnOnce(String) + Send>>,
 }
@@ -74,6 +82,7 @@ impl Default for Settings {
             sessions: SessionLimits::default(),
             patience: PATIENCE,
             on_budget: None,
+            flush_patience: FLUSH_PATIENCE,
             on_failure: None,
         }
     }
@@ -110,12 +119,16 @@ impl Failure {
 pub struct Controller {
     control: Running,
     reactors: Vec<JoinHandle<()>>,
+    mailboxes: Vec<Mailbox<Message>>,
+    /// How each reactor waits.
+    policies: Mutex<Vec<PollPolicy>>,
     counters: Vec<Arc<Cell>>,
     media: Vec<Arc<dyn Medium>>,
     /// Its threads end with it, so it must outlive the reactors.
     offload: Arc<OffloadPool>,
     census: Arc<Census>,
     facts: Facts,
+    flush_patience: Duration,
 }
 
 impl Controller {
@@ -123,8 +136,7 @@ impl Controller {
     ///
     /// # Errors
     /// When something cannot be had; then nothing runs.
-    pub fn start(config: &Config, mut settings: Settings) -> Result<Self, Failure> {
-        let on_budget = settings.on_budget.take();
+    pub fn start(config: &Config, settings: Settings) -> Result<Self, Failure> {
         let mut notes = config.notes.clone();
         if let Err(error) = socket::raise_descriptor_limit() {
             notes.push(format!("the limit of open files stays as it is: {error}"));
@@ -138,10 +150,7 @@ impl Controller {
         let service =
             Service::new().map_err(|e| Failure::one(format!("the control thread: {e}")))?;
         let (event_sender, events) = sync_channel(EVENTS);
-        let berths = (0..plan.count())
-            .map(|_| Berth::new())
-            .collect::<Result<Vec<_>, _>>();
-        let berths = berths.map_err(|e| Failure::one(format!("a reactor cannot be made: {e}")))?;
+        let berths = berths(plan.count())?;
         let mailboxes: Vec<_> = berths.iter().map(Berth::mailbox).collect();
         let counters: Vec<Arc<Cell>> = (0..plan.count()).map(|_| Arc::default()).collect();
         let around = |counters: &Arc<Cell>| Surroundings {
@@ -156,7 +165,7 @@ impl Controller {
         let census = Arc::new(Census::default());
         let facts = plan.facts(&targets, &bound, reactors.facts, notes);
         let reactors = reactors.threads;
-        if let Some(tell) = on_budget {
+        if let Some(tell) = settings.on_budget {
             tell(&facts);
         }
         let acceptor = Acceptor {
@@ -168,11 +177,12 @@ impl Controller {
             reactors: mailboxes.clone(),
             turn: 0,
         };
-        let directory = Directory::new(plan.count());
         let duty = Duty {
             acceptor,
-            directory,
+            directory: Directory::new(plan.count()),
             events,
+            counters: counters.clone(),
+            balance: config.reactors.balance,
             patience: settings.patience,
             on_failure: settings.on_failure,
         };
@@ -188,11 +198,14 @@ impl Controller {
         Ok(Self {
             control,
             reactors,
+            policies: Mutex::new(vec![config.reactors.poll; mailboxes.len()]),
+            mailboxes,
             counters,
             media,
             offload,
             census,
             facts,
+            flush_patience: settings.flush_patience,
         })
     }
 
@@ -221,33 +234,19 @@ impl Controller {
     }
 
     /// Stops accepting, lets begun commands finish (within [`Settings::patience`]), closes every session, and makes
-    /// every medium's content stable.
+    /// every medium's content stable (within [`Settings::flush_patience`]). What a storage that hangs holds is left
+    /// behind.
     ///
     /// # Errors
-    /// When a medium could not be flushed, or a reactor had failed.
+    /// When a medium could not be flushed, or a reactor had failed or was left behind.
     pub fn stop(self) -> Result<(), Failure> {
         let mut problems = Vec::new();
         if !self.control.stop() {
             problems.push("the control thread had failed".to_owned());
         }
-        for (index, thread) in self.reactors.into_iter().enumerate() {
-            if thread.join().is_err() {
-                problems.push(format!("reactor {index} had failed"));
-            }
-        }
+        problems.extend(farewell::join(self.reactors));
         drop(self.offload);
-        for medium in &self.media {
-            let geometry = medium.geometry();
-            if geometry.read_only {
-                continue;
-            }
-            if let Err(error) = medium.flush() {
-                let what = medium.describe();
-                problems.push(format!(
-                    "{what}: what was written last may be lost: {error}"
-                ));
-            }
-        }
+        problems.extend(farewell::flush(&self.media, self.flush_patience));
         if problems.is_empty() {
             Ok(())
         } else {
@@ -260,6 +259,11 @@ impl Controller {
 #[must_use]
 pub fn summary_of(counters: &[Arc<Cell>]) -> String {
     stats::summary(counters.iter().map(|cell| &**cell))
+}
+
+fn berths(count: u16) -> Result<Vec<Berth>, Failure> {
+    let berths = (0..count).map(|_| Berth::new()).collect::<Result<_, _>>();
+    berths.map_err(|e| Failure::one(format!("a reactor cannot be made: {e}")))
 }
 
 /// Binds every portal; gives their ids and what the addresses became.

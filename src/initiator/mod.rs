@@ -10,13 +10,16 @@
 //! can break on the wire (numbers, offsets, lengths, digests) is an [`Error`], not something to put up with.
 //! And it can misbehave on purpose: [`Initiator::send_pdu`] and [`Initiator::send_raw`].
 
+pub mod ceiling;
 pub mod config;
 mod data;
 pub mod driver;
 mod engine;
 pub mod event;
 pub mod latency;
+mod load;
 mod login;
+mod pace;
 pub mod pattern;
 pub mod plan;
 mod receive;

@@ -225,6 +225,7 @@ impl Session {
 
     /// `len` bytes were handed to the socket.
     pub(super) fn note_transmitted(&mut self, home: &mut Home, len: usize) {
+        self.this_turn(home).sent += len;
         self.tx.note(len);
         while let Some(pdu) = self.tx.poll_left() {
             home.count(super::error::Event::PduSent);
@@ -234,6 +235,8 @@ impl Session {
             }
             if let Some(slot) = pdu.task {
                 self.task_pdu_left(home, slot);
+            } else if let Some(buffer) = pdu.into_reserve() {
+                self.return_reserve(home, buffer);
             }
         }
         if !self.tx.queue.is_empty() {
@@ -242,7 +245,7 @@ impl Session {
         }
         if self.paused && self.tx.has_room() {
             self.paused = false;
-            // PDUs may have been left in the ring because too much was unanswered.
+            // PDUs may have been left in the ring because too much was unanswered, or another ping was.
             self.add_backlog(home);
         }
     }

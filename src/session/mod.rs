@@ -9,6 +9,7 @@ mod command;
 mod command_window;
 mod data_in;
 mod data_out;
+mod departure;
 mod direct;
 pub mod discovery;
 mod encode;
@@ -22,6 +23,8 @@ mod memory;
 mod owner;
 pub mod params;
 mod parked;
+mod ping;
+mod queue_line;
 mod receive;
 pub mod shard;
 mod steps;
@@ -30,7 +33,8 @@ mod task;
 mod task_management;
 mod text;
 mod transmit;
-mod turn;
+mod travel;
+pub mod turn;
 mod unit;
 
 #[cfg(test)]
@@ -49,6 +53,7 @@ use crate::buffer::Buffer;
 use crate::pdu::frame::Framing;
 pub use crate::scsi::LogicalUnit;
 use command_window::CommandWindow;
+pub use departure::Weight;
 pub use error::{ConnectionError, Counters, Event};
 use home::Home;
 use login::Established;
@@ -63,6 +68,8 @@ use task::{State, TaskTable};
 use task_management::{FUNCTIONS, InProgress};
 use text::Exchange;
 use transmit::{Out, Transmitter, WIRE};
+pub use travel::Parcel;
+use turn::Turn;
 
 /// A logical unit of this process: an index that control gives out once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,7 +115,7 @@ impl Default for SessionLimits {
 }
 
 /// What does not change while the session lives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Facts {
     target: Option<Arc<Target>>,
     targets: Arc<TargetSet>,
@@ -154,18 +161,20 @@ struct Session {
     next_text_tag: u32,
     /// Bytes of data memory held.
     memory: usize,
-    /// Bytes that media have moved on the spot, in this turn of the shard.
-    moved: usize,
-    turn: u64,
+    turn: Turn,
+    /// Bytes received and sent, so that what it costs can be told from others.
+    traffic: u64,
     /// Chunks promised to commands that may still come.
     promises: u32,
+    /// A chunk is promised for one ping.
+    reserved: bool,
     /// Unsolicited data is possible: every command that is let in needs a promise.
     promise_each: bool,
     immediate_tasks: u32,
     in_ready: bool,
     in_backlog: bool,
     in_starved: bool,
-    /// PDUs were left in the ring because too much was unanswered.
+    /// PDUs were left in the ring because too much was unanswered, or a ping that has the memory kept for them.
     paused: bool,
     close_requested: bool,
     /// Its stream cannot be followed: why its socket is to be closed.
@@ -176,6 +185,7 @@ struct Session {
 const SPARE_TASKS: usize = WIRE + 32;
 
 impl Session {
+    /// A session that has its receive ring, and the promise of a chunk for its pings.
     fn new(key: SessionKey, home: &mut Home, established: Established, ring: Buffer) -> Self {
         let params = established.params;
         let limit = home.limits.window;
@@ -205,9 +215,10 @@ impl Session {
             text: None,
             next_text_tag: 0,
             memory: 0,
-            moved: 0,
-            turn: home.turn,
+            turn: Turn::default(),
+            traffic: 0,
             promises: 0,
+            reserved: true,
             promise_each: params.immediate_data || !params.initial_r2t,
             immediate_tasks: 0,
             in_ready: false,
@@ -320,6 +331,7 @@ impl Session {
         self.tx.clear();
         self.rx.direct = None;
         self.rx.ring = None;
+        self.rx.aside = None;
         self.text = None;
         for slot in self.tasks.slots() {
             let task = self.tasks.get_mut(slot);
@@ -340,7 +352,8 @@ impl Session {
         while let Some(parked) = self.parked.pop() {
             self.forget_parked(home, parked);
         }
-        for _ in 0..std::mem::take(&mut self.promises) {
+        let reserved = u32::from(std::mem::take(&mut self.reserved));
+        for _ in 0..std::mem::take(&mut self.promises) + reserved {
             home.pool.unpromise();
         }
     }

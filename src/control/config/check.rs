@@ -44,7 +44,7 @@ const PERFORMANCE: &[&str] = &[
     "numaBufferPoolSize",
     "numaBufferSize",
 ];
-const REACTORS: &[&str] = &["cores", "poll", "spinMicros", "sqpoll"];
+const REACTORS: &[&str] = &["cores", "poll", "spinMicros", "sqpoll", "balance"];
 
 /// Every member below the top, by its place as the README writes it.
 #[cfg(test)]
@@ -338,4 +338,5 @@ fn reactors(walk: &mut Walk, top: &Members<'_>, out: &mut Reactors) {
             .parsed(&of, "sqpoll", |text| text.parse())
             .unwrap_or_default(),
     };
+    out.balance = walk.flag(&of, "balance").unwrap_or(true);
 }

@@ -109,7 +109,7 @@ pub struct TargetConfig {
 }
 
 /// Cores, and how they wait.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reactors {
     /// One reactor on each; `None`: chosen from what the process may use.
     pub cores: Option<Vec<u32>>,
@@ -119,6 +119,20 @@ pub struct Reactors {
     pub spin: Option<Duration>,
     /// Whether the rings get submission threads of the kernel's.
     pub sqpoll: Sqpoll,
+    /// Whether sessions move to other reactors when the load is lopsided.
+    pub balance: bool,
+}
+
+impl Default for Reactors {
+    fn default() -> Self {
+        Self {
+            cores: None,
+            poll: PollPolicy::default(),
+            spin: None,
+            sqpoll: Sqpoll::No,
+            balance: true,
+        }
+    }
 }
 
 /// Memory that the reactors share.
