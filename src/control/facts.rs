@@ -16,7 +16,7 @@ pub struct Facts {
     /// Cores, one reactor on each.
     pub cores: Vec<u32>,
     /// The same reactors, with what each of them got.
-    pub reactors: Vec<ReactorFacts>,
+    pub reactors: Vec<ReactorBudget>,
     /// How the reactors wait.
     pub poll: PollPolicy,
     /// Sessions there may be at once: what memory has room for, and connections are allowed.
@@ -40,7 +40,7 @@ impl Facts {
 
 /// What a reactor got when it started.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReactorFacts {
+pub struct ReactorBudget {
     /// Its core.
     pub core: u32,
     /// Why that one.
@@ -59,12 +59,12 @@ pub struct ReactorFacts {
     pub sessions: usize,
 }
 
-impl fmt::Display for ReactorFacts {
+impl fmt::Display for ReactorBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (mib, pages) = (self.bytes >> 20, self.pages);
         write!(
             f,
-            "core {} ({}), {mib} MiB of buffers in {pages}",
+            "core {} ({}), {mib} MiB of buffers {pages}",
             self.core, self.why
         )?;
         if let Some(node) = self.node {
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_reactor_is_one_line() {
-        let facts = ReactorFacts {
+        let facts = ReactorBudget {
             core: 2,
             why: "isolated, near eth0".to_owned(),
             bytes: 256 << 20,
@@ -132,7 +132,7 @@ mod tests {
             "core 2 (isolated, near eth0), 256 MiB of buffers in reserved 2 MiB huge pages, on NUMA node 1, \
              registered with io_uring, submission thread on core 3"
         );
-        let plain = ReactorFacts {
+        let plain = ReactorBudget {
             pages: Pages {
                 small: 256 << 20,
                 ..Pages::default()

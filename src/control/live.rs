@@ -11,7 +11,7 @@ use crate::stats::Cell;
 
 /// One reactor, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReactorLoad {
+pub struct ReactorFacts {
     /// The core it stays on.
     pub core: u32,
     /// How it waits.
@@ -31,10 +31,10 @@ pub struct ReactorLoad {
 impl Controller {
     /// The reactors, in their order.
     #[must_use]
-    pub fn reactors(&self) -> Vec<ReactorLoad> {
+    pub fn reactors(&self) -> Vec<ReactorFacts> {
         let policies = self.policies();
         let cores = self.facts.cores.iter().zip(policies.iter());
-        let facts = |((core, poll), cell): ((&u32, &PollPolicy), &Arc<Cell>)| ReactorLoad {
+        let facts = |((core, poll), cell): ((&u32, &PollPolicy), &Arc<Cell>)| ReactorFacts {
             core: *core,
             poll: *poll,
             sessions: sessions(cell),

@@ -29,11 +29,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use self::config::Config;
-pub use self::facts::{Facts, LunFacts, ReactorFacts, TargetFacts};
-pub use self::live::{ReactorLoad, lines_of};
+pub use self::facts::{Facts, LunFacts, ReactorBudget, TargetFacts};
 pub use crate::backend::spec::BackendKind;
 pub use crate::buffer::Pages;
 pub use crate::reactor::{PollPolicy, Registration, Unmoved, Whereabouts};
+pub use live::{ReactorFacts, lines_of};
 
 use self::directory::Directory;
 use self::listener::{Acceptor, ConnectionLimits, Listeners, Newcomers};
@@ -136,8 +136,7 @@ impl Controller {
     ///
     /// # Errors
     /// When something cannot be had; then nothing runs.
-    pub fn start(config: &Config, mut settings: Settings) -> Result<Self, Failure> {
-        let on_budget = settings.on_budget.take();
+    pub fn start(config: &Config, settings: Settings) -> Result<Self, Failure> {
         let mut notes = config.notes.clone();
         if let Err(error) = socket::raise_descriptor_limit() {
             notes.push(format!("the limit of open files stays as it is: {error}"));
@@ -258,6 +257,11 @@ impl Controller {
 #[must_use]
 pub fn summary_of(counters: &[Arc<Cell>]) -> String {
     stats::summary(counters.iter().map(|cell| &**cell))
+}
+
+fn berths(count: u16) -> Result<Vec<Berth>, Failure> {
+    let berths = (0..count).map(|_| Berth::new()).collect::<Result<_, _>>();
+    berths.map_err(|e| Failure::one(format!("a reactor cannot be made: {e}")))
 }
 
 /// Binds every portal; gives their ids and what the addresses became.

@@ -57,3 +57,49 @@ fn of_storage(storage: &Storage) -> Option<Hint> {
         what: storage.path.display().to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::config::Portal;
+    use crate::sys::topology::Interface;
+
+    fn two_sockets() -> Topology {
+        let mut topology = Topology::synthetic("package:2 numa:1 core:1 pu:1").expect("two");
+        let interface = |name: &str, node| Interface {
+            name: name.to_owned(),
+            node,
+        };
+        topology.interfaces = vec![
+            interface("eth0", Some(1)),
+            interface("eth1", Some(0)),
+            interface("lo", None),
+        ];
+        topology
+    }
+
+    fn portals(addresses: &[&str]) -> Config {
+        let portal = |(id, address): (u64, &&str)| Portal {
+            id,
+            address: address.parse().expect("an address"),
+        };
+        Config {
+            portals: (0..).zip(addresses).map(portal).collect(),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn a_wildcard_is_near_every_interface_that_has_a_device_once() {
+        let hints = hints(&portals(&["0.0.0.0:1", "[::]:1"]), &two_sockets());
+        let found: Vec<_> = hints.iter().map(|h| (h.what.as_str(), h.node)).collect();
+        assert_eq!(found, [("eth0", 1), ("eth1", 0)]);
+    }
+
+    #[test]
+    fn loopback_and_machines_with_one_node_give_no_hint() {
+        assert_eq!(hints(&portals(&["127.0.0.1:1"]), &two_sockets()), []);
+        let one = Topology::synthetic("core:2 pu:1").expect("one");
+        assert_eq!(hints(&portals(&["0.0.0.0:1"]), &one), []);
+    }
+}

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use super::config::{Config, Storage};
 use super::placement::{Placed, Placement, Sqpoll, Wishes, place};
-use super::{BackendKind, Facts, Failure, ReactorFacts, Settings, TargetFacts, build, near};
+use super::{BackendKind, Facts, Failure, ReactorBudget, Settings, TargetFacts, build, near};
 use crate::backend::offload::OffloadPool;
 use crate::buffer::PoolConfig;
 use crate::reactor::{
@@ -34,7 +34,7 @@ pub(super) struct Plan<'a> {
 #[derive(Debug)]
 pub(super) struct Reactors {
     pub(super) threads: Vec<JoinHandle<()>>,
-    pub(super) facts: Vec<ReactorFacts>,
+    pub(super) facts: Vec<ReactorBudget>,
 }
 
 impl<'a> Plan<'a> {
@@ -189,7 +189,7 @@ impl<'a> Plan<'a> {
         &self,
         targets: &TargetSet,
         bound: &[(u64, SocketAddr)],
-        reactors: Vec<ReactorFacts>,
+        reactors: Vec<ReactorBudget>,
         notes: Vec<String>,
     ) -> Facts {
         let target = |target: &Arc<Target>| TargetFacts {
@@ -218,8 +218,8 @@ impl<'a> Plan<'a> {
 }
 
 /// What a reactor got, for people.
-fn facts_of(placed: &Placed, report: &Report) -> ReactorFacts {
-    ReactorFacts {
+fn facts_of(placed: &Placed, report: &Report) -> ReactorBudget {
+    ReactorBudget {
         core: placed.core,
         why: placed.why.clone(),
         bytes: report.pool.bytes,
@@ -232,8 +232,8 @@ fn facts_of(placed: &Placed, report: &Report) -> ReactorFacts {
 }
 
 /// One sentence, however many reactors it is about.
-fn unregistered(reactors: &[ReactorFacts]) -> Option<String> {
-    let why = |facts: &ReactorFacts| match &facts.registration {
+fn unregistered(reactors: &[ReactorBudget]) -> Option<String> {
+    let why = |facts: &ReactorBudget| match &facts.registration {
         Registration::Refused(why) => Some(why.clone()),
         Registration::Registered | Registration::NoRing => None,
     };

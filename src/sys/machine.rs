@@ -108,3 +108,38 @@ pub fn node_of_block_device(root: &Path, major: u32, minor: u32) -> Option<u32> 
 pub fn major_minor(device: u64) -> (u32, u32) {
     (libc::major(device), libc::minor(device))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_is_where_its_controller_is() {
+        let root = tempfile::tempdir().expect("a directory");
+        let sys = root.path().join("sys");
+        let disk = sys.join("devices/pci0000:80/0000:80:01.0/nvme/nvme0/nvme0n1");
+        fs::create_dir_all(disk.join("nvme0n1p1")).expect("room");
+        fs::create_dir_all(sys.join("dev/block")).expect("room");
+        fs::create_dir_all(sys.join("devices/virtual/block/loop0")).expect("room");
+        let controller = sys.join("devices/pci0000:80/0000:80:01.0/numa_node");
+        fs::write(&controller, "1\n").expect("room");
+        let link = |from: &str, to: &str| {
+            let place = sys.join("dev/block").join(from);
+            std::os::unix::fs::symlink(Path::new("../../devices").join(to), place).expect("room");
+        };
+        link(
+            "259:1",
+            "pci0000:80/0000:80:01.0/nvme/nvme0/nvme0n1/nvme0n1p1",
+        );
+        link("7:0", "virtual/block/loop0");
+        assert_eq!(node_of_block_device(root.path(), 259, 1), Some(1));
+        assert_eq!(node_of_block_device(root.path(), 7, 0), None);
+        assert_eq!(node_of_block_device(root.path(), 8, 0), None);
+        fs::write(&controller, "-1\n").expect("room");
+        assert_eq!(
+            node_of_block_device(root.path(), 259, 1),
+            None,
+            "nobody knows"
+        );
+    }
+}

@@ -331,7 +331,6 @@ fn reactors(walk: &mut Walk, top: &Members<'_>, out: &mut Reactors) {
     out.spin = walk
         .whole(&of, "spinMicros", 0, 1_000_000)
         .map(Duration::from_micros);
-    out.balance = walk.flag(&of, "balance").unwrap_or(true);
     out.sqpoll = match walk.any(&of, "sqpoll") {
         Some((_, Json::Bool(true))) => Sqpoll::Yes,
         Some((_, Json::Bool(false))) => Sqpoll::No,
@@ -339,4 +338,5 @@ fn reactors(walk: &mut Walk, top: &Members<'_>, out: &mut Reactors) {
             .parsed(&of, "sqpoll", |text| text.parse())
             .unwrap_or_default(),
     };
+    out.balance = walk.flag(&of, "balance").unwrap_or(true);
 }

@@ -129,7 +129,7 @@ impl Default for Reactors {
             cores: None,
             poll: PollPolicy::default(),
             spin: None,
-            sqpoll: Sqpoll::default(),
+            sqpoll: Sqpoll::No,
             balance: true,
         }
     }

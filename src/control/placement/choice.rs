@@ -143,7 +143,7 @@ fn bound(
     let threads = if wishes.sqpoll == Sqpoll::No { 1 } else { 2 };
     if threads > 1 && kept.len() > 1 {
         notes.push(format!(
-            "sqpoll takes a core for each reactor: {} reactors instead of {}",
+            "sqpoll takes a core for each reactor: {} of them instead of {}",
             kept.len() / 2,
             kept.len()
         ));
@@ -156,7 +156,7 @@ fn bound(
         let most = (time / threads).max(1);
         if most < kept.len() {
             notes.push(format!(
-                "the control group has time for {time} cores: {most} reactors instead of {}",
+                "the control group has time for {time} cores: reactors on {most} instead of {}",
                 kept.len()
             ));
         }
@@ -165,7 +165,7 @@ fn bound(
     let most = memory::most_reactors(topology, limits);
     if most < kept.len() {
         notes.push(format!(
-            "there is memory for {most} reactors, not for {}",
+            "there is memory for reactors on {most} cores, not on {}",
             kept.len()
         ));
         kept.truncate(most);

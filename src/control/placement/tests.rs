@@ -213,7 +213,7 @@ fn a_control_group_bounds_reactors_and_their_memory() {
     );
     assert_eq!(
         placement.notes[0],
-        "there is memory for 1 reactors, not for 7"
+        "there is memory for reactors on 1 cores, not on 7"
     );
     let half = limits(Some(1), 8 << 30, 8 << 30);
     assert_eq!(place(&eight, &half, &wishes()).expect("room").cores(), [1]);

@@ -256,9 +256,9 @@ impl Mapping {
             match Self::build(bytes, reserved, options) {
                 Ok(made) => return Ok(made),
                 Err(error) => {
-                    let (mapping, mut report) = Self::build(bytes, 0, options)?;
+                    let (mapping, mut report) = Self::ordinary(bytes, options)?;
                     let note = format!(
-                        "{} reserved huge pages were not to be had ({error}): {} instead (reserve more with: \
+                        "{} reserved huge pages were not to be had ({error}): the memory is {} instead (reserve more with: \
                          sysctl vm.nr_hugepages)",
                         reserved / HUGE_PAGE,
                         report.pages
@@ -268,7 +268,23 @@ impl Mapping {
                 }
             }
         }
-        Self::build(bytes, 0, options)
+        Self::ordinary(bytes, options)
+    }
+
+    /// No reserved pages; of any node, if the wished-for one has too little.
+    fn ordinary(bytes: usize, options: MapOptions) -> io::Result<(Self, MapReport)> {
+        let (error, node) = match (Self::build(bytes, 0, options), options.numa_node) {
+            (Err(error), Some(node)) => (error, node),
+            (made, _) => return made,
+        };
+        let anywhere = MapOptions {
+            numa_node: None,
+            ..options
+        };
+        let (mapping, mut report) = Self::build(bytes, 0, anywhere)?;
+        let note = format!("NUMA node {node} has no memory ({error}): it is taken from any node");
+        report.notes.push(note);
+        Ok((mapping, report))
     }
 
     fn build(bytes: usize, reserved: usize, options: MapOptions) -> io::Result<(Self, MapReport)> {
@@ -323,7 +339,13 @@ impl Mapping {
 fn small_pages(bytes: usize) -> String {
     const SWITCH: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
     let switch = std::fs::read_to_string(SWITCH).unwrap_or_default();
-    let why = if switch.contains("[never]") {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let why = if status
+        .lines()
+        .any(|line| line.starts_with("THP_enabled:") && line.ends_with('0'))
+    {
+        "transparent huge pages are switched off for this process (PR_SET_THP_DISABLE)".to_owned()
+    } else if switch.contains("[never]") {
         format!("transparent huge pages are switched off (echo madvise > {SWITCH})")
     } else if switch.is_empty() {
         "this kernel has no transparent huge pages".to_owned()

@@ -30,18 +30,14 @@ impl fmt::Display for Pages {
             (self.small, "4 KiB pages"),
         ];
         let used = || kinds.iter().filter(|(bytes, _)| *bytes > 0);
-        let is_one = used().count() == 1;
-        for (index, (bytes, kind)) in used().enumerate() {
-            if index > 0 {
-                f.write_str(" + ")?;
-            }
-            if is_one {
-                f.write_str(kind)?;
-            } else {
-                write!(f, "{} MiB in {kind}", bytes.div_ceil(1 << 20))?;
-            }
+        if used().count() == 1 {
+            return used().try_for_each(|(_, kind)| write!(f, "in {kind}"));
         }
-        Ok(())
+        for (index, (bytes, kind)) in used().enumerate() {
+            let before = if index == 0 { "(" } else { ", " };
+            write!(f, "{before}{} MiB in {kind}", bytes.div_ceil(1 << 20))?;
+        }
+        f.write_str(")")
     }
 }
 
@@ -95,7 +91,7 @@ mod tests {
             reserved: 256 << 20,
             ..Pages::default()
         };
-        assert_eq!(all.to_string(), "reserved 2 MiB huge pages");
+        assert_eq!(all.to_string(), "in reserved 2 MiB huge pages");
         let some = Pages {
             reserved: 16 << 20,
             small: 240 << 20,
@@ -103,7 +99,7 @@ mod tests {
         };
         assert_eq!(
             some.to_string(),
-            "16 MiB in reserved 2 MiB huge pages + 240 MiB in 4 KiB pages"
+            "(16 MiB in reserved 2 MiB huge pages, 240 MiB in 4 KiB pages)"
         );
     }
 }
