@@ -3,6 +3,7 @@
 //! A program that embeds the target makes a [`Config`], starts a [`Controller`] with it and stops that in the end. It may
 //! do so several times in one process; nothing here is global.
 
+mod balance;
 mod build;
 pub mod config;
 pub mod cores;
@@ -10,6 +11,7 @@ pub mod directory;
 mod farewell;
 mod json;
 pub mod listener;
+mod live;
 mod memory;
 pub mod names;
 mod plan;
@@ -19,14 +21,15 @@ pub mod size;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use self::config::Config;
 pub use crate::backend::spec::BackendKind;
-pub use crate::reactor::PollPolicy;
+pub use crate::reactor::{PollPolicy, Unmoved, Whereabouts};
+pub use live::{ReactorFacts, lines_of};
 
 use self::directory::Directory;
 use self::listener::{Acceptor, ConnectionLimits, Listeners, Newcomers};
@@ -34,7 +37,7 @@ use self::plan::Plan;
 use self::service::{Duty, Running, Service};
 use crate::backend::Medium;
 use crate::backend::offload::OffloadPool;
-use crate::reactor::{Berth, Census, Surroundings};
+use crate::reactor::{Berth, Census, Mailbox, Message, Surroundings};
 use crate::session::SessionLimits;
 use crate::session::login::LoginLimits;
 use crate::stats::{self, Cell};
@@ -151,6 +154,9 @@ pub struct LunFacts {
 pub struct Controller {
     control: Running,
     reactors: Vec<JoinHandle<()>>,
+    mailboxes: Vec<Mailbox<Message>>,
+    /// How each reactor waits.
+    policies: Mutex<Vec<PollPolicy>>,
     counters: Vec<Arc<Cell>>,
     media: Vec<Arc<dyn Medium>>,
     /// Its threads end with it, so it must outlive the reactors.
@@ -214,6 +220,8 @@ impl Controller {
             acceptor,
             directory,
             events,
+            counters: counters.clone(),
+            balance: config.reactors.balance,
             patience: settings.patience,
             on_failure: settings.on_failure,
         };
@@ -229,6 +237,8 @@ impl Controller {
         Ok(Self {
             control,
             reactors,
+            policies: Mutex::new(vec![config.reactors.poll; mailboxes.len()]),
+            mailboxes,
             counters,
             media,
             offload,

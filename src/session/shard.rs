@@ -214,13 +214,18 @@ impl Shard {
     }
 
     /// The bytes to send next; returns how many pieces there are. After sending, say so to
-    /// [`Self::transmitted`], and ask again: until there is nothing, or the socket is full.
+    /// [`Self::transmitted`], and ask again: until there is nothing, or the socket is full. Once a session has
+    /// sent what it may in one turn there is nothing, and [`Self::poll_ready`] names it in the next turn.
     pub fn gather<'a>(&'a mut self, key: SessionKey, pieces: &mut [IoSlice<'a>]) -> usize {
         let Some(session) = session_mut(&mut self.sessions, key) else {
             return 0;
         };
+        let room = session.room_to_send(&mut self.home);
+        if room == 0 {
+            return 0;
+        }
         session.fill_wire(&mut self.home);
-        session.tx.gather(&session.tasks, pieces)
+        session.tx.gather(&session.tasks, pieces, room)
     }
 
     /// `len` bytes of what [`Self::gather`] gave were handed to the socket.

@@ -16,4 +16,5 @@ pub mod memory;
 pub mod numa;
 pub mod ring;
 pub mod socket;
+pub mod ticks;
 pub mod topology;
