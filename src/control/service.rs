@@ -132,11 +132,14 @@ struct Control {
     lines: Lines,
 }
 
+/// Where a session goes, and who waits to hear that it is there.
+type Order = (ReactorId, Option<Sender<Result<(), Unmoved>>>);
+
 /// Sessions on their way, and what waits for them.
 #[derive(Debug, Default)]
 struct Moves {
     /// Who ordered a move, by TSIH.
-    orders: HashMap<u16, (ReactorId, Option<Sender<Result<(), Unmoved>>>)>,
+    orders: HashMap<u16, Order>,
     /// Logins that cannot be placed before it is known where a session is.
     held: Vec<(ReactorId, Ticket, PlaceRequest)>,
     balancer: Balancer,
@@ -332,9 +335,11 @@ impl Control {
             };
             let busy = nanos.iter().zip(&before).enumerate().map(part).collect();
             if let Some(hot) = self.moves.balancer.look(busy) {
-                let reactor = &self.duty.acceptor.reactors[usize::from(hot.0)];
+                let index = usize::from(hot.0);
+                let count = super::live::sessions(&counters[index]);
+                let loads = Vec::with_capacity(usize::try_from(count).unwrap_or(0));
                 // One that is gone is not asked again.
-                let _ = reactor.send(Message::Weigh);
+                let _ = self.duty.acceptor.reactors[index].send(Message::Weigh { loads });
             }
         }
         Some(PERIOD)

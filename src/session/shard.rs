@@ -120,12 +120,18 @@ impl Shard {
         window
     }
 
-    /// Whether another session is within the bounds: receive rings, and what is kept for a ping of each
-    /// session, leave half of the pool to data.
+    /// Whether another session is within the bounds.
     pub(super) fn has_place(&self) -> bool {
-        let (limits, count) = (&self.home.limits, self.session_count());
-        let kept = (count + 1) * (limits.receive_ring + CHUNK);
-        count < limits.sessions && (count == 0 || kept * 2 <= self.home.pool.total_bytes())
+        self.session_count() < self.most_sessions()
+    }
+
+    /// How many sessions there is room for: receive rings, and what is kept for a ping of each session, leave half of
+    /// the pool to data.
+    #[must_use]
+    pub fn most_sessions(&self) -> usize {
+        let limits = &self.home.limits;
+        let kept = self.home.pool.total_bytes() / 2 / (limits.receive_ring + CHUNK);
+        limits.sessions.min(kept.max(1))
     }
 
     /// Opens a session; its first PDUs may be in `established` already.
