@@ -215,6 +215,7 @@ impl Reactor {
 
     /// Asks the kernel which sockets are ready, without waiting.
     fn look(&mut self) {
+        self.around.counters.looks.add(1);
         let polled = self.poll.poll(&mut self.events, Some(Duration::ZERO));
         self.take_readiness(polled);
     }

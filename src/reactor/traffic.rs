@@ -81,7 +81,10 @@ impl Reactor {
                 self.take_bytes(slot, bytes);
                 Outcome::Worked
             }
-            Received::Nothing => Outcome::Waits,
+            Received::Nothing => {
+                self.around.counters.empty_receives.add(1);
+                Outcome::Waits
+            }
             Received::End => self.ended(slot, Reason::PeerClosed),
             Received::Failed(kind) => self.ended(slot, Reason::Socket(kind)),
         }

@@ -55,10 +55,12 @@ counters! {
     turns "ringtgt_reactor_turns_total" "Turns of the loop that did something.";
     idle_turns "ringtgt_reactor_idle_turns_total" "Turns of the loop that found nothing to do.";
     sleeps "ringtgt_reactor_sleeps_total" "Times the reactor slept in the kernel.";
+    looks "ringtgt_reactor_looks_total" "Times the reactor asked the kernel what is ready, without sleeping.";
     busy_nanos "ringtgt_reactor_busy_nanoseconds_total" "Time spent in turns that did something.";
     idle_nanos "ringtgt_reactor_idle_nanoseconds_total" "Time spent looking for something to do.";
     asleep_nanos "ringtgt_reactor_asleep_nanoseconds_total" "Time spent asleep in the kernel.";
     receives "ringtgt_receives_total" "Receive calls that brought bytes.";
+    empty_receives "ringtgt_empty_receives_total" "Receive calls that brought nothing.";
     received_bytes "ringtgt_received_bytes_total" "Bytes received from initiators.";
     sends "ringtgt_sends_total" "Send calls.";
     sent_bytes "ringtgt_sent_bytes_total" "Bytes sent to initiators.";
