@@ -6,7 +6,6 @@ use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 const ROOT: u64 = 1;
 const NODE: u64 = 2;
@@ -60,12 +59,11 @@ struct Shared {
     levers: Mutex<Levers>,
 }
 
-/// The mounted file system. Dropped, it answers everything and is unmounted.
+/// The mounted file system. Dropped, it answers everything, and is unmounted when nobody uses it any more.
 #[derive(Debug)]
 pub struct SlowFile {
     shared: Arc<Shared>,
     place: tempfile::TempDir,
-    thread: Option<JoinHandle<()>>,
 }
 
 fn number(bytes: &[u8], at: usize) -> u64 {
@@ -236,11 +234,8 @@ impl SlowFile {
             levers: Mutex::default(),
         });
         let served = Arc::clone(&shared);
-        Ok(Self {
-            shared,
-            place,
-            thread: Some(std::thread::spawn(move || served.serve())),
-        })
+        std::thread::spawn(move || served.serve());
+        Ok(Self { shared, place })
     }
 
     /// Where the file is.
@@ -281,8 +276,6 @@ impl Drop for SlowFile {
             .arg("-l")
             .arg(self.place.path())
             .status();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        // Its thread ends when the last file there is closed.
     }
 }
