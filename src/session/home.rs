@@ -68,6 +68,47 @@ pub(super) struct Home {
     pub(super) free_when_tried: usize,
     /// Tasks that there may be, in all sessions.
     tasks: usize,
+    /// The changes that this core has heard of: what two cores must agree on before a session moves.
+    pub(super) heard: Heard,
+}
+
+/// Which changes this core has heard of, as numbers that only grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// The last barrier of each logical unit, by its number; 0: none yet.
+    barriers: Vec<u64>,
+    /// Ends of targets, by the reactor that told of them.
+    ends: Vec<u64>,
+}
+
+impl Heard {
+    /// A barrier was taken up.
+    pub(super) fn note_barrier(&mut self, unit: UnitId, barrier: u64) {
+        *place(&mut self.barriers, unit.0 as usize) = barrier;
+    }
+
+    /// The last barrier of a unit.
+    pub(super) fn barrier(&self, unit: UnitId) -> u64 {
+        self.barriers.get(unit.0 as usize).copied().unwrap_or(0)
+    }
+
+    /// The end of a target was taken up.
+    pub(super) fn note_end(&mut self, from: ReactorId) {
+        *place(&mut self.ends, usize::from(from.0)) += 1;
+    }
+
+    /// Whether both have heard of the same ends of targets.
+    pub(super) fn has_same_ends(&self, other: &Self) -> bool {
+        let count = |heard: &Self, at| heard.ends.get(at).copied().unwrap_or(0);
+        (0..self.ends.len().max(other.ends.len())).all(|at| count(self, at) == count(other, at))
+    }
+}
+
+fn place(list: &mut Vec<u64>, at: usize) -> &mut u64 {
+    if list.len() <= at {
+        list.resize(at + 1, 0);
+    }
+    &mut list[at]
 }
 
 impl Home {
@@ -104,6 +145,7 @@ impl Home {
             retrying: false,
             free_when_tried: 0,
             tasks: 0,
+            heard: Heard::default(),
         }
     }
 

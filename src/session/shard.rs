@@ -10,6 +10,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::departure::Away;
 use super::error::{ConnectionError, Counters, Event};
 use super::home::Home;
 use super::login::{Established, LoginStatus};
@@ -41,8 +42,10 @@ pub struct ShardConfig {
 pub struct Shard {
     pub(super) home: Home,
     pub(super) sessions: Vec<Entry>,
+    /// Sessions that another core is asked to take.
+    pub(super) away: Vec<Away>,
     /// Entries of `sessions` that are free.
-    vacant: Vec<u32>,
+    pub(super) vacant: Vec<u32>,
     closed: VecDeque<SessionKey>,
     finished: Vec<Completion>,
 }
@@ -71,6 +74,7 @@ impl Shard {
         Self {
             home: Home::new(config.reactor, config.reactors, config.pool, limits),
             sessions: Vec::new(),
+            away: Vec::new(),
             vacant: Vec::new(),
             closed: VecDeque::with_capacity(64),
             finished: Vec::with_capacity(1024),
@@ -116,12 +120,18 @@ impl Shard {
         window
     }
 
-    /// Whether another session is within the bounds: receive rings, and what is kept for a ping of each
-    /// session, leave half of the pool to data.
-    fn has_place(&self) -> bool {
-        let (limits, count) = (&self.home.limits, self.session_count());
-        let kept = (count + 1) * (limits.receive_ring + CHUNK);
-        count < limits.sessions && (count == 0 || kept * 2 <= self.home.pool.total_bytes())
+    /// Whether another session is within the bounds.
+    pub(super) fn has_place(&self) -> bool {
+        self.session_count() < self.most_sessions()
+    }
+
+    /// How many sessions there is room for: receive rings, and what is kept for a ping of each session, leave half of
+    /// the pool to data.
+    #[must_use]
+    pub fn most_sessions(&self) -> usize {
+        let limits = &self.home.limits;
+        let kept = self.home.pool.total_bytes() / 2 / (limits.receive_ring + CHUNK);
+        limits.sessions.min(kept.max(1))
     }
 
     /// Opens a session; its first PDUs may be in `established` already.
@@ -145,6 +155,21 @@ impl Shard {
             return Err(LoginStatus::OUT_OF_RESOURCES);
         }
         ring.as_mut_slice()[..early].copy_from_slice(&established.received);
+        let key = self.new_key();
+        let mut session = Session::new(key, &mut self.home, established, ring);
+        session.rx.end = early;
+        self.home.reserve(session.tasks.len());
+        session.make_ready(&mut self.home);
+        if early > 0 {
+            session.add_backlog(&mut self.home);
+        }
+        self.home.count(Event::SessionOpened);
+        self.sessions[key.index as usize].session = Some(Box::new(session));
+        Ok(key)
+    }
+
+    /// The key of a session that comes to be now.
+    pub(super) fn new_key(&mut self) -> SessionKey {
         let index = match self.vacant.pop() {
             Some(index) => index,
             None => {
@@ -157,20 +182,10 @@ impl Shard {
         };
         let entry = &mut self.sessions[index as usize];
         entry.generation = entry.generation.wrapping_add(1);
-        let key = SessionKey {
+        SessionKey {
             index,
             generation: entry.generation,
-        };
-        let mut session = Session::new(key, &mut self.home, established, ring);
-        session.rx.end = early;
-        self.home.reserve(session.tasks.len());
-        session.make_ready(&mut self.home);
-        if early > 0 {
-            session.add_backlog(&mut self.home);
         }
-        self.home.count(Event::SessionOpened);
-        self.sessions[index as usize].session = Some(Box::new(session));
-        Ok(key)
     }
 
     /// Where to receive next: the rest of a large payload in its own memory, then the receive ring. When both
@@ -198,24 +213,31 @@ impl Shard {
             self.home.count(Event::Misuse);
             return Err(ConnectionError::Overrun);
         }
+        session.traffic = session.traffic.wrapping_add(len as u64);
         let result = session.run_received(&mut self.home);
         self.deliver();
         result
     }
 
     /// The bytes to send next; returns how many pieces there are. After sending, say so to
-    /// [`Self::transmitted`], and ask again: until there is nothing, or the socket is full.
+    /// [`Self::transmitted`], and ask again: until there is nothing, or the socket is full. Once a session has
+    /// sent what it may in one turn there is nothing, and [`Self::poll_ready`] names it in the next turn.
     pub fn gather<'a>(&'a mut self, key: SessionKey, pieces: &mut [IoSlice<'a>]) -> usize {
         let Some(session) = session_mut(&mut self.sessions, key) else {
             return 0;
         };
+        let room = session.room_to_send(&mut self.home);
+        if room == 0 {
+            return 0;
+        }
         session.fill_wire(&mut self.home);
-        session.tx.gather(&session.tasks, pieces)
+        session.tx.gather(&session.tasks, pieces, room)
     }
 
     /// `len` bytes of what [`Self::gather`] gave were handed to the socket.
     pub fn transmitted(&mut self, key: SessionKey, len: usize) {
         if let Some(session) = session_mut(&mut self.sessions, key) {
+            session.traffic = session.traffic.wrapping_add(len as u64);
             session.note_transmitted(&mut self.home, len);
         }
         self.deliver();

@@ -288,6 +288,22 @@ impl TaskTable {
         self.free.push(slot);
     }
 
+    /// Which slots are free, and the table of tags: with the tasks, all that a table is.
+    pub(super) fn order(&self) -> (&[u16], &[u16]) {
+        (&self.free, &self.index)
+    }
+
+    /// A table of these tasks, in the order of another table.
+    pub(super) fn in_order(slots: Vec<Task>, free: Vec<u16>, index: Vec<u16>) -> Self {
+        let mask = index.len() - 1;
+        Self {
+            slots,
+            free,
+            index,
+            mask,
+        }
+    }
+
     /// The slots that there are, in use or not.
     pub(super) fn slots(&self) -> std::ops::Range<u16> {
         0..u16::try_from(self.slots.len()).expect("checked in new")

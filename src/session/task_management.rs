@@ -37,6 +37,13 @@ pub(super) struct InProgress {
     cold: bool,
 }
 
+impl InProgress {
+    /// Whether it is to be answered yet.
+    pub(super) const fn is_active(&self) -> bool {
+        self.active
+    }
+}
+
 impl Session {
     pub(super) fn handle_task_management(
         &mut self,

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::json;
+use super::placement::Sqpoll;
 use super::portal::ISCSI_PORT;
 use crate::backend::spec::BackendKind;
 use crate::reactor::PollPolicy;
@@ -108,7 +109,7 @@ pub struct TargetConfig {
 }
 
 /// Cores, and how they wait.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reactors {
     /// One reactor on each; `None`: chosen from what the process may use.
     pub cores: Option<Vec<u32>>,
@@ -116,6 +117,22 @@ pub struct Reactors {
     pub poll: PollPolicy,
     /// How long `adaptive` spins before it sleeps; `None`: the default.
     pub spin: Option<Duration>,
+    /// Whether the rings get submission threads of the kernel's.
+    pub sqpoll: Sqpoll,
+    /// Whether sessions move to other reactors when the load is lopsided.
+    pub balance: bool,
+}
+
+impl Default for Reactors {
+    fn default() -> Self {
+        Self {
+            cores: None,
+            poll: PollPolicy::default(),
+            spin: None,
+            sqpoll: Sqpoll::default(),
+            balance: true,
+        }
+    }
 }
 
 /// Memory that the reactors share.
