@@ -23,6 +23,12 @@ pub(super) struct Disk {
     pub(super) in_memory: bool,
     /// Opened with O_DIRECT.
     pub(super) direct: bool,
+    /// Writes go to threads of our own even where there is a ring. The kernel's threads write one after the other
+    /// to all files that fall into one of 64 classes; one that hangs would hold up the others of its class. It is so
+    /// for file systems that wait for somebody else (FUSE, NFS): they know no RWF_NOWAIT.
+    pub(super) threads_write: bool,
+    /// No operation may be tried on the reactor's thread: the file system does not know what would wait.
+    pub(super) blocks: bool,
     /// Whether reading what is cached without waiting (RWF_NOWAIT) works here, as far as is known.
     pub(super) nowait_reads: AtomicBool,
     /// The same of writing.
@@ -61,14 +67,28 @@ pub(super) fn block_at(extent: Extent, size: BlockSize, done: usize) -> Lba {
 /// remembered.
 fn tried(result: io::Result<usize>, possible: &AtomicBool) -> usize {
     result.unwrap_or_else(|error| {
-        if matches!(
-            error.raw_os_error(),
-            Some(errno::EOPNOTSUPP | errno::EINVAL)
-        ) {
+        if is_never(&error) {
             possible.store(false, Ordering::Relaxed);
         }
         0
     })
+}
+
+/// What an open file can do without waiting, found out by trying: whether reads of cached bytes can be asked for.
+pub(super) fn knows_nowait(file: &File) -> bool {
+    let mut byte = [0; 512];
+    match file::read_at(file, &mut byte, 0, true) {
+        Ok(_) => true,
+        Err(error) => !is_never(&error),
+    }
+}
+
+/// Whether an attempt failed that will always fail.
+fn is_never(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(errno::EOPNOTSUPP | errno::EINVAL)
+    )
 }
 
 impl Disk {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::disk::{AfterStable, Disk, Witness, after_stable, block_at, meaning};
 use super::file::{AtOnce, FileBackend, at_once, flush_now};
+use super::offload::{OffloadClient, Offloaded};
 use super::table::Table;
 use super::{
     AttachContext, Backend, BlockError, BlockIo, Completion, Geometry, IoTag, Medium, Submit,
@@ -47,8 +48,13 @@ impl Medium for RingMedium {
             return Ok(Box::new(FileBackend::new(&self.disk, context)));
         };
         let depth = context.depth.max(1);
+        let client = ring.client(Arc::clone(&self.disk.file), depth);
+        if self.disk.blocks {
+            client.never_inline();
+        }
         Ok(Box::new(RingBackend {
-            client: ring.client(Arc::clone(&self.disk.file), depth),
+            client,
+            threads: (self.disk.threads_write).then(|| Threads::new(&self.disk, context)),
             witness: Witness::of(&self.disk),
             disk: Arc::clone(&self.disk),
             table: Table::new(depth),
@@ -90,6 +96,8 @@ enum Stage {
     After(AfterStable),
     /// `fdatasync`.
     Sync,
+    /// One of our threads does all of it.
+    Thread,
 }
 
 #[derive(Debug)]
@@ -97,9 +105,29 @@ struct RingBackend {
     disk: Arc<Disk>,
     witness: Witness,
     client: RingClient,
+    threads: Option<Threads>,
     table: Table<Progress>,
     /// Operations that have more to do and found the ring full.
     again: VecDeque<(u32, Option<Loan>)>,
+}
+
+/// For writes that the kernel's threads are not to do (see [`Disk::threads_write`]).
+#[derive(Debug)]
+struct Threads {
+    offload: OffloadClient,
+    /// Withdrawn before a thread began.
+    cancelled: VecDeque<(u32, Option<Loan>)>,
+}
+
+impl Threads {
+    fn new(disk: &Arc<Disk>, context: &AttachContext) -> Self {
+        let depth = context.depth.max(1);
+        let medium: Arc<dyn Offloaded> = Arc::<Disk>::clone(disk);
+        Self {
+            offload: context.offload.client(medium, depth, context.waker.clone()),
+            cancelled: VecDeque::with_capacity(depth as usize),
+        }
+    }
 }
 
 /// What a completion means for its operation.
@@ -113,6 +141,10 @@ impl RingBackend {
     fn start(&mut self, index: u32, loan: Option<Loan>) -> Result<(), Option<Loan>> {
         let entry = self.table.get_mut(index);
         let (io, progress) = (entry.io, entry.state);
+        if progress.stage == Stage::Thread {
+            let threads = self.threads.as_ref().expect("the stage says so");
+            return threads.offload.submit(index, io, loan);
+        }
         let name = u64::from(index);
         if progress.stage == Stage::Sync {
             if !self.client.data_sync(name) {
@@ -250,6 +282,30 @@ impl RingBackend {
     }
 }
 
+impl RingBackend {
+    fn poll_threads(&mut self, done: &mut dyn FnMut(Completion)) -> usize {
+        let Some(threads) = &mut self.threads else {
+            return 0;
+        };
+        let mut count = 0;
+        while let Some((index, loan)) = threads.cancelled.pop_front() {
+            done(self.table.complete(index, Err(BlockError::Cancelled), loan));
+            count += 1;
+        }
+        while let Some(back) = threads.offload.poll() {
+            let io = self.table.get_mut(back.index).io;
+            let promised = matches!(io, BlockIo::Write { fua, .. } if self.disk.stable(fua));
+            let result = match back.result {
+                Ok(()) if promised => self.witness.confirm(&self.disk),
+                other => other,
+            };
+            done(self.table.complete(back.index, result, back.loan));
+            count += 1;
+        }
+        count
+    }
+}
+
 /// Counts what was moved.
 fn advance(disk: &Disk, progress: &mut Progress, extent: Extent, moved: usize) -> Next {
     let size = disk.geometry.block_size;
@@ -288,6 +344,7 @@ impl Backend for RingBackend {
         };
         let stage = match io {
             BlockIo::Flush => Stage::Sync,
+            BlockIo::Write { .. } if self.threads.is_some() => Stage::Thread,
             BlockIo::Write { fua, .. } if self.disk.stable(fua) => Stage::Stable,
             BlockIo::Write { .. } => Stage::Write,
             BlockIo::Read(_) | BlockIo::Prefetch(_) => Stage::Plain,
@@ -300,6 +357,10 @@ impl Backend for RingBackend {
         let (index, loan) = self.table.insert(tag, io, progress, buffer);
         match self.start(index, loan) {
             Ok(()) => Submit::Pending,
+            // The threads are gone: nothing will ever be taken again.
+            Err(loan) if stage == Stage::Thread => {
+                Submit::Done(self.table.complete(index, Err(BlockError::Gone), loan))
+            }
             Err(loan) => Submit::Full(self.table.remove(index, loan).1),
         }
     }
@@ -321,7 +382,7 @@ impl Backend for RingBackend {
         while let Some(back) = self.client.poll() {
             count += self.came_back(back, done);
         }
-        count
+        count + self.poll_threads(done)
     }
 
     fn in_flight(&self) -> usize {
@@ -330,8 +391,17 @@ impl Backend for RingBackend {
 
     fn cancel(&mut self, tag: IoTag) {
         if let Some(index) = self.table.find(tag) {
-            self.table.get_mut(index).state.cancelled = true;
-            self.client.cancel(u64::from(index));
+            let progress = &mut self.table.get_mut(index).state;
+            progress.cancelled = true;
+            match &mut self.threads {
+                Some(threads) if progress.stage == Stage::Thread => {
+                    let withdrawn = threads.offload.withdraw(index);
+                    threads
+                        .cancelled
+                        .extend(withdrawn.map(|loan| (index, loan)));
+                }
+                _ => self.client.cancel(u64::from(index)),
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::disk::Disk;
+use super::disk::{Disk, knows_nowait};
 use super::file::FileMedium;
 use super::iouring::RingMedium;
 use super::null::NullMedium;
@@ -280,10 +280,15 @@ fn open_file(
     if device.is_some_and(|d| d.read_only) && !spec.read_only {
         return Err(complain("the device is read-only", "serve it read-only"));
     }
+    let in_memory = device.is_none() && sys::file::in_memory(&file);
+    let knows = knows_nowait(&file);
     let direct = choose_direct(spec, &file, device)?;
     let physical = device.map_or(CACHE_PAGE, |d| d.physical);
+    let nowait = knows && !direct;
     let disk = Disk {
-        in_memory: device.is_none() && sys::file::in_memory(&file),
+        in_memory,
+        threads_write: device.is_none() && !direct && !in_memory && !knows,
+        blocks: !in_memory && !knows,
         file: Arc::new(file),
         path: spec.path.clone(),
         geometry: Geometry {
@@ -295,8 +300,8 @@ fn open_file(
             forgets: false,
         },
         direct,
-        nowait_reads: AtomicBool::new(true),
-        nowait_writes: AtomicBool::new(true),
+        nowait_reads: AtomicBool::new(nowait),
+        nowait_writes: AtomicBool::new(nowait),
         poisoned: AtomicBool::new(false),
     };
     let disk = Arc::new(disk);

@@ -10,23 +10,36 @@ use crate::backend::Medium;
 /// How long a reactor's thread may take to go once it has stopped. The kernel does not let a thread go whose
 /// operations hang.
 const LAST_STEP: Duration = Duration::from_secs(1);
-/// How often is looked whether it has gone.
-const LOOK: Duration = Duration::from_millis(2);
-
 /// Waits for the reactors' threads, which have stopped; what went wrong, in sentences.
 pub(super) fn join(reactors: Vec<JoinHandle<()>>) -> Vec<String> {
     let deadline = Instant::now() + LAST_STEP;
+    // What ran in a thread is over before the thread is; joining waits for that too.
+    let joining: Vec<_> = reactors
+        .into_iter()
+        .map(|reactor| {
+            let (done, is_done) = channel();
+            let thread = std::thread::Builder::new()
+                .name("join".to_owned())
+                .spawn(move || {
+                    // Nobody listens after the limit.
+                    let _ = done.send(reactor.join().is_ok());
+                });
+            thread.map(|_| is_done)
+        })
+        .collect();
     let mut problems = Vec::new();
-    for (index, thread) in reactors.into_iter().enumerate() {
-        while !thread.is_finished() && Instant::now() < deadline {
-            std::thread::park_timeout(LOOK);
-        }
-        if !thread.is_finished() {
-            problems.push(format!(
+    for (index, joining) in joining.into_iter().enumerate() {
+        // Without a thread to wait in, it goes by itself.
+        let Ok(is_done) = joining else { continue };
+        let left = deadline.saturating_duration_since(Instant::now());
+        match is_done.recv_timeout(left) {
+            Ok(true) => {}
+            Err(RecvTimeoutError::Timeout) => problems.push(format!(
                 "reactor {index} is left behind: a storage holds operations of it that do not end"
-            ));
-        } else if thread.join().is_err() {
-            problems.push(format!("reactor {index} had failed"));
+            )),
+            Ok(false) | Err(RecvTimeoutError::Disconnected) => {
+                problems.push(format!("reactor {index} had failed"));
+            }
         }
     }
     problems

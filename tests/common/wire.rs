@@ -137,6 +137,15 @@ impl Daemon {
         let controller = self.controller.take().unwrap();
         controller.stop().expect("a clean stop");
     }
+
+    /// Stops it; what did not go well.
+    pub fn stop_with_problems(mut self) -> Vec<String> {
+        let controller = self.controller.take().unwrap();
+        controller
+            .stop()
+            .err()
+            .map_or_else(Vec::new, |failure| failure.0)
+    }
 }
 
 impl Drop for Daemon {

@@ -23,6 +23,8 @@ fn disk_on(file: std::fs::File, nowait: bool) -> Arc<Disk> {
         },
         in_memory: false,
         direct: false,
+        threads_write: false,
+        blocks: false,
         nowait_reads: nowait.into(),
         nowait_writes: nowait.into(),
         poisoned: false.into(),

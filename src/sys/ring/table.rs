@@ -47,6 +47,8 @@ pub(super) struct Client {
     pub(super) done: VecDeque<RingCompletion>,
     pub(super) in_flight: usize,
     pub(super) gone: bool,
+    /// Nothing is tried on the submitting thread.
+    pub(super) blocks: bool,
     /// Operations it may have in flight.
     pub(super) depth: usize,
     /// By tag, below the depth: which entry of the table has the operation; to be checked there.
@@ -122,6 +124,7 @@ impl Ring {
             done: VecDeque::with_capacity(depth),
             in_flight: 0,
             gone: false,
+            blocks: false,
             depth,
             places: vec![0; depth],
         };
@@ -299,7 +302,10 @@ impl Ring {
         };
         let generation = self.ops[index as usize].generation;
         let name = u64::from(generation) << 32 | u64::from(index);
-        let entry = build(self, target).user_data(name);
+        let mut entry = build(self, target).user_data(name);
+        if client.blocks {
+            entry = entry.flags(squeue::Flags::ASYNC);
+        }
         if !self.push(&entry) {
             return Err(loan);
         }
