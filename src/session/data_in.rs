@@ -5,7 +5,7 @@ use super::error::Event;
 use super::home::Home;
 use super::task::{State, Task};
 use super::transmit::{Inline, Payload};
-use super::turn::SENT_PER_TURN;
+use super::turn::PORTION;
 use crate::pdu::bhs::{
     DataInBhs, FINAL, NO_TAG, OVERFLOW, R2tBhs, STATUS, ScsiResponseBhs, UNDERFLOW, length_to_24,
 };
@@ -14,7 +14,7 @@ use crate::scsi::{Outcome, Status};
 
 /// Most data in one Data-In PDU, whatever the initiator takes: it is encoded in one go.
 #[allow(clippy::cast_possible_truncation, reason = "a small constant")]
-const LONGEST: u32 = SENT_PER_TURN as u32;
+const LONGEST: u32 = PORTION as u32;
 
 /// How far the data-in of a task has come. In bytes.
 #[derive(Clone, Copy, Debug, Default)]

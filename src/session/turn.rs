@@ -19,8 +19,9 @@ pub const RECEIVED_PER_TURN: usize = PORTION + DIRECT_FROM;
 /// Bytes that media move on the spot before the others have their turn; the last step may go beyond, by a
 /// [`PORTION`] at most.
 pub const MOVED_PER_TURN: usize = 256 * 1024;
-/// Bytes sent. As much (and the PDU that goes beyond) is encoded, which is when digests are computed.
-pub const SENT_PER_TURN: usize = 256 * 1024;
+/// Bytes sent: a portion, and headers and small answers around it. As much (and the PDU that goes beyond) is
+/// encoded, which is when digests are computed.
+pub const SENT_PER_TURN: usize = PORTION + DIRECT_FROM;
 
 const _: () = assert!(PORTION <= LARGEST);
 

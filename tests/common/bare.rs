@@ -18,6 +18,16 @@ pub const DISK: u64 = 64 << 20;
 
 /// A shard with `pool` bytes of buffers and the disk as unit 0.
 pub fn shard_with_ram(pool: usize) -> Shard {
+    shard_of(0, 1, pool, &[ram()])
+}
+
+/// The disk.
+pub fn ram() -> Arc<RamMedium> {
+    Arc::new(RamMedium::new("test", BlockSize::B512, DISK, false).expect("memory"))
+}
+
+/// The shard of one of several reactors, with disks as units 0, 1, ...
+pub fn shard_of(reactor: u16, reactors: u16, pool: usize, disks: &[Arc<RamMedium>]) -> Shard {
     let config = PoolConfig {
         bytes: pool,
         numa_node: None,
@@ -25,43 +35,48 @@ pub fn shard_with_ram(pool: usize) -> Shard {
     };
     let (pool, _) = Pool::new(config).expect("memory");
     let mut shard = Shard::new(ShardConfig {
-        reactor: ReactorId(0),
-        reactors: 1,
+        reactor: ReactorId(reactor),
+        reactors,
         pool,
         limits: SessionLimits::default(),
     });
-    let medium = RamMedium::new("test", BlockSize::B512, DISK, false).expect("memory");
-    let medium = Arc::new(medium);
     let context = AttachContext {
         ring: None,
         offload: OffloadPool::new(1, &[]).expect("a thread"),
         waker: Waker(Arc::new(|| {})),
         depth: 64,
     };
-    let unit = LogicalUnit {
-        geometry: medium.geometry(),
-        identity: Identity {
-            vendor: "RINGTGT".into(),
-            product: "DISK".into(),
-            revision: "1".into(),
-            serial: "0001".into(),
-        },
-        online: true,
-        stopped: false,
-        generation: 1,
-    };
-    let backend = medium.attach(&context).expect("attaches");
-    shard.attach_unit(UnitId(0), Arc::new(unit), backend);
+    for (number, medium) in (0..).zip(disks) {
+        let unit = LogicalUnit {
+            geometry: medium.geometry(),
+            identity: Identity {
+                vendor: "RINGTGT".into(),
+                product: "DISK".into(),
+                revision: "1".into(),
+                serial: format!("{number:04}"),
+            },
+            online: true,
+            stopped: false,
+            generation: 1,
+        };
+        let backend = medium.clone().attach(&context).expect("attaches");
+        shard.attach_unit(UnitId(number), Arc::new(unit), backend);
+    }
     shard
 }
 
-/// What a login with these parameters would have come to.
+/// What a login with these parameters would have come to, for LUN 0, which is unit 0.
 pub fn established(params: OperationalParams) -> Established {
+    established_for(UnitId(0), params)
+}
+
+/// The same for LUN 0, which is `unit`.
+pub fn established_for(unit: UnitId, params: OperationalParams) -> Established {
     let target = Arc::new(Target {
         name: "iqn.2026-01.test:disk".into(),
         alias: None,
         portal_groups: Vec::new(),
-        luns: vec![(0, UnitId(0))],
+        luns: vec![(0, unit)],
     });
     Established {
         initiator_name: "iqn.2026-01.test:host".into(),
