@@ -1,11 +1,12 @@
 //! Bytes in and out: one receive and one gathered send per connection and turn.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
 
 use super::Reactor;
 use super::arrival::{Phase, Wait};
 use super::message::{Message, Reason};
 use super::socket::{Received, Sent};
+use crate::buffer::Piece;
 
 /// Pieces in one gathered send. A response is one or two (header, data), so this is a whole turn's answers.
 const PIECES: usize = 128;
@@ -156,8 +157,8 @@ impl Reactor {
             // The kernel's edge puts it into `unsent`.
             return 0;
         }
-        let mut pieces = [IoSlice::new(&[]); PIECES];
-        let count = self.shard.gather(key, &mut pieces);
+        let mut pieces = [Piece::EMPTY; PIECES];
+        let count = self.shard.gather_pieces(key, &mut pieces);
         let Some(pieces) = pieces.get(..count).filter(|pieces| !pieces.is_empty()) else {
             return 0;
         };

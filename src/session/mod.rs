@@ -15,6 +15,7 @@ mod encode;
 mod error;
 mod full_feature;
 mod home;
+mod in_place;
 pub mod login;
 mod lun_table;
 mod mail;
@@ -154,6 +155,8 @@ struct Session {
     next_text_tag: u32,
     /// Bytes of data memory held.
     memory: usize,
+    /// Tasks whose data-in is sent from the medium's own memory.
+    lent: u32,
     /// Bytes that media have moved on the spot, in this turn of the shard.
     moved: usize,
     turn: u64,
@@ -205,6 +208,7 @@ impl Session {
             text: None,
             next_text_tag: 0,
             memory: 0,
+            lent: 0,
             moved: 0,
             turn: home.turn,
             promises: 0,

@@ -17,7 +17,7 @@ pub use super::owner::ShardMessage;
 use super::steps::io_tag_parts;
 use super::{ReactorId, Session, SessionKey, SessionLimits, UnitId};
 use crate::backend::{Backend, Completion};
-use crate::buffer::Pool;
+use crate::buffer::{Piece, Pool};
 use crate::scsi::LogicalUnit;
 
 /// What a shard is made from.
@@ -201,7 +201,20 @@ impl Shard {
 
     /// The bytes to send next; returns how many pieces there are. After sending, say so to
     /// [`Self::transmitted`], and ask again: until there is nothing, or the socket is full.
-    pub fn gather<'a>(&'a mut self, key: SessionKey, pieces: &mut [IoSlice<'a>]) -> usize {
+    ///
+    /// For who looks at the bytes: nothing of them changes meanwhile. Who only hands them to the kernel uses
+    /// [`Self::gather_pieces`].
+    pub fn gather<'a>(&'a mut self, key: SessionKey, slices: &mut [IoSlice<'a>]) -> usize {
+        let Some(session) = session_mut(&mut self.sessions, key) else {
+            return 0;
+        };
+        session.fill_wire(&mut self.home);
+        session.keep_all_lent();
+        session.tx.gather(&session.tasks, slices)
+    }
+
+    /// As [`Self::gather`], with data of reads as it lies in memory that others may write.
+    pub fn gather_pieces<'a>(&'a mut self, key: SessionKey, pieces: &mut [Piece<'a>]) -> usize {
         let Some(session) = session_mut(&mut self.sessions, key) else {
             return 0;
         };

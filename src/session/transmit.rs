@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use super::task::TaskTable;
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Piece};
 use crate::pdu::bhs::BHS_LEN;
 use crate::pdu::code::{LogoutResponse, RejectReason, TaskManagementResponse};
 use crate::pdu::frame::{EncodedHeader, EncodedTrailer};
@@ -110,8 +110,70 @@ pub(super) enum Payload {
     Heap(Vec<u8>),
 }
 
+/// A piece of what is sent: memory for the kernel alone, or a slice, for which nothing may be lent.
+pub(super) trait Part<'a>: Sized {
+    fn of(bytes: &'a [u8]) -> Self;
+    fn payload(payload: &'a Payload, tasks: &'a TaskTable) -> Self;
+    fn byte_len(&self) -> usize;
+    fn behind(self, bytes: usize) -> Self;
+}
+
+impl<'a> Part<'a> for Piece<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        Piece::of(bytes)
+    }
+
+    fn payload(payload: &'a Payload, tasks: &'a TaskTable) -> Self {
+        if let Payload::Task { slot, at, len } = payload
+            && let Some(lent) = tasks.get(*slot).lent.as_ref()
+        {
+            return lent.piece(*at as usize, *len as usize);
+        }
+        Piece::of(payload.bytes(tasks))
+    }
+
+    fn byte_len(&self) -> usize {
+        self.len()
+    }
+
+    fn behind(self, bytes: usize) -> Self {
+        self.skip(bytes)
+    }
+}
+
+impl<'a> Part<'a> for IoSlice<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        IoSlice::new(bytes)
+    }
+
+    fn payload(payload: &'a Payload, tasks: &'a TaskTable) -> Self {
+        IoSlice::new(payload.bytes(tasks))
+    }
+
+    fn byte_len(&self) -> usize {
+        self.len()
+    }
+
+    fn behind(mut self, bytes: usize) -> Self {
+        self.advance(bytes);
+        self
+    }
+}
+
 impl Payload {
-    pub(super) fn bytes<'a>(&'a self, tasks: &'a TaskTable) -> &'a [u8] {
+    /// How many bytes.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Inline(inline) => inline.as_slice().len(),
+            Self::Task { len, .. } => *len as usize,
+            Self::Own { len, .. } => *len,
+            Self::Heap(text) => text.len(),
+        }
+    }
+
+    /// The bytes, unless they are lent by the medium.
+    fn bytes<'a>(&'a self, tasks: &'a TaskTable) -> &'a [u8] {
         match self {
             Self::None => &[],
             Self::Inline(inline) => inline.as_slice(),
@@ -208,10 +270,15 @@ impl Transmitter {
     ) where
         T: zerocopy::IntoBytes + zerocopy::Immutable,
     {
-        let bytes = payload.bytes(tasks);
         let header = EncodedHeader::new(bhs, self.header_digest);
-        let trailer = EncodedTrailer::new(bytes, self.data_digest);
-        let total = header.as_slice().len() + bytes.len() + trailer.as_slice().len();
+        let len = payload.len();
+        let trailer = if self.data_digest {
+            // With data digests nothing is lent: it could change between here and the socket.
+            EncodedTrailer::new(payload.bytes(tasks), true)
+        } else {
+            EncodedTrailer::of_pieces(len, None)
+        };
+        let total = header.as_slice().len() + len + trailer.as_slice().len();
         self.wire.push_back(WirePdu {
             header,
             payload,
@@ -230,30 +297,35 @@ impl Transmitter {
     }
 
     /// The bytes to send next, as many pieces as `pieces` has room for; returns how many.
-    pub(super) fn gather<'a>(&'a self, tasks: &'a TaskTable, pieces: &mut [IoSlice<'a>]) -> usize {
+    pub(super) fn gather<'a, P: Part<'a>>(
+        &'a self,
+        tasks: &'a TaskTable,
+        pieces: &mut [P],
+    ) -> usize {
         let mut count = 0;
         let mut skip = self.sent;
-        let mut put = |bytes: &'a [u8]| {
-            if skip >= bytes.len() {
-                skip -= bytes.len();
+        let mut put = |part: P| {
+            let len = part.byte_len();
+            if skip >= len {
+                skip -= len;
                 return true;
             }
             if count == pieces.len() {
                 return false;
             }
-            pieces[count] = IoSlice::new(&bytes[skip..]);
+            pieces[count] = part.behind(skip);
             count += 1;
             skip = 0;
             true
         };
-        if !put(&self.prefix) {
+        if !put(P::of(&self.prefix)) {
             return count;
         }
         for pdu in &self.wire {
             let parts = [
-                pdu.header.as_slice(),
-                pdu.payload.bytes(tasks),
-                pdu.trailer.as_slice(),
+                P::of(pdu.header.as_slice()),
+                P::payload(&pdu.payload, tasks),
+                P::of(pdu.trailer.as_slice()),
             ];
             if !parts.into_iter().all(&mut put) {
                 break;
@@ -269,6 +341,14 @@ impl Transmitter {
             self.sent -= self.prefix.len();
             self.prefix = Vec::new();
         }
+    }
+
+    /// The task of which a PDU has left in part.
+    pub(super) fn cut_task(&self) -> Option<u16> {
+        if self.sent == 0 {
+            return None;
+        }
+        self.wire.front()?.task
     }
 
     /// A PDU that has left as a whole.

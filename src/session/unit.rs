@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::{ReactorId, UnitId};
-use crate::backend::{Backend, BlockIo, Completion, IoTag, Submit};
+use crate::backend::{Backend, BlockError, BlockIo, Completion, InPlace, IoTag, Submit};
 use crate::buffer::Buffer;
 use crate::scsi::LogicalUnit;
+use crate::units::Extent;
 
 /// A barrier that waits for operations in flight here.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +90,28 @@ impl Units {
             self.busy.push(id);
         }
         Some(submit)
+    }
+
+    /// Where the blocks of an extent can be sent from as they lie.
+    pub(super) fn in_place(&mut self, id: UnitId, extent: Extent) -> Option<InPlace> {
+        self.get_mut(id)?.backend.in_place(extent)
+    }
+
+    /// Whether a unit takes data from where it is.
+    pub(super) fn writes_from_anywhere(&self, id: UnitId) -> bool {
+        self.get(id)
+            .is_some_and(|u| u.backend.writes_from_anywhere())
+    }
+
+    /// Writes `bytes` from where they are, if the unit can do that now.
+    pub(super) fn write_from(
+        &mut self,
+        id: UnitId,
+        extent: Extent,
+        fua: bool,
+        bytes: &[u8],
+    ) -> Option<Result<(), BlockError>> {
+        self.get_mut(id)?.backend.write_from(extent, fua, bytes)
     }
 
     pub(super) fn cancel(&mut self, id: UnitId, tag: IoTag) {

@@ -13,5 +13,6 @@ pub mod file;
 pub mod hugepage;
 pub mod memory;
 pub mod numa;
+pub mod pieces;
 pub mod ring;
 pub mod socket;
