@@ -9,6 +9,7 @@ use crate::initiator::plan::{Access, DriverError, Length, Operation, Plan};
 use crate::initiator::url::LunUrl;
 use crate::initiator::{DigestOffer, Offers};
 
+mod ceiling;
 mod report;
 
 /// Longest command, in bytes.
@@ -42,8 +43,8 @@ Exit status: 0 when every command ended in GOOD and all compared data was right,
 #[command(after_long_help = EXAMPLES)]
 pub struct BenchArgs {
     /// The logical unit: iscsi://HOST[:PORT]/TARGET-NAME[/LUN]; port 3260 and LUN 0 if not said.
-    #[arg(value_name = "URL")]
-    url: LunUrl,
+    #[arg(value_name = "URL", required_unless_present = "ceiling")]
+    url: Option<LunUrl>,
 
     /// What to do. "write" and "mixed" DESTROY the data of the logical unit.
     #[arg(long, value_enum, default_value_t = Op::Read)]
@@ -146,6 +147,9 @@ pub struct BenchArgs {
     /// Prints the results as one JSON object.
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    ceiling: ceiling::CeilingArgs,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +200,9 @@ pub enum BenchError {
         /// The first, in words.
         first: String,
     },
+    /// The ceiling cannot be served.
+    #[error("{0}")]
+    Ceiling(String),
     /// Options that do not go together.
     #[error("{0}")]
     Options(String),
@@ -206,6 +213,9 @@ pub enum BenchError {
 /// # Errors
 /// [`BenchError`]: no results, failed commands or wrong data.
 pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
+    if let Some(address) = args.ceiling.ceiling {
+        return ceiling::serve(&args.ceiling, address, offers(args)?, args.core);
+    }
     let plan = plan(args)?;
     let (facts, results) = driver::run(&plan)?;
     if args.json {
@@ -229,7 +239,8 @@ pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
     Ok(())
 }
 
-fn plan(args: &BenchArgs) -> Result<Plan, BenchError> {
+/// What is offered at login; of the ceiling: what it agrees to.
+fn offers(args: &BenchArgs) -> Result<Offers, BenchError> {
     let required = |on| {
         if on {
             DigestOffer::Required
@@ -259,8 +270,17 @@ fn plan(args: &BenchArgs) -> Result<Plan, BenchError> {
         let text = "--first-burst must not be more than --max-burst";
         return Err(BenchError::Options(text.to_owned()));
     }
+    Ok(offers)
+}
+
+fn plan(args: &BenchArgs) -> Result<Plan, BenchError> {
+    let offers = offers(args)?;
+    let url = args
+        .url
+        .clone()
+        .ok_or_else(|| BenchError::Options("a URL is missing".to_owned()))?;
     Ok(Plan {
-        url: args.url.clone(),
+        url,
         initiator_name: args.initiator_name.clone(),
         offers,
         operation: match args.op {

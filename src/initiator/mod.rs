@@ -10,6 +10,7 @@
 //! can break on the wire (numbers, offsets, lengths, digests) is an [`Error`], not something to put up with.
 //! And it can misbehave on purpose: [`Initiator::send_pdu`] and [`Initiator::send_raw`].
 
+pub mod ceiling;
 pub mod config;
 mod data;
 pub mod driver;
