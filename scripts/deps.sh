@@ -50,6 +50,6 @@ need_cargo() {
 }
 
 BUILD_PACKAGES=(gcc libc6-dev libhwloc-dev)
-TEST_PACKAGES=(libiscsi-bin qemu-utils qemu-block-extra strace python3 tgt util-linux e2fsprogs)
+TEST_PACKAGES=(libiscsi-bin qemu-utils qemu-block-extra strace valgrind python3 tgt util-linux e2fsprogs)
 LAB_PACKAGES=(user-mode-linux uml-utilities kmod iproute2 udev busybox-static open-iscsi sg3-utils fio
   xfsprogs dmsetup multipath-tools jq)

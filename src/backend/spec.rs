@@ -213,7 +213,7 @@ fn open_ram(spec: &BackendSpec) -> Result<Opened, Complaint> {
     })?;
     check_size(bytes, spec.block_size)?;
     // Taking more than there is would end with the process being killed.
-    let available = sys::memory::Machine::read().available;
+    let available = sys::memory::Memory::here().available;
     if available < bytes {
         return Err(complain(
             format!("{bytes} bytes are more than the {available} bytes of memory there are"),

@@ -1,6 +1,6 @@
 //! How much memory the reactors' pools get.
 
-use crate::sys::memory::Machine;
+use crate::sys::memory::Memory;
 
 /// Most that one reactor takes when nobody says.
 const DEFAULT_MOST: u64 = 256 << 20;
@@ -8,7 +8,7 @@ const DEFAULT_MOST: u64 = 256 << 20;
 const LEAST: u64 = 16 << 20;
 
 /// How many reactors there is memory for; at least one.
-pub(super) fn most_reactors(machine: Machine) -> usize {
+pub(super) fn most_reactors(machine: Memory) -> usize {
     usize::try_from(machine.available / 2 / LEAST)
         .unwrap_or(usize::MAX)
         .max(1)
@@ -16,7 +16,7 @@ pub(super) fn most_reactors(machine: Machine) -> usize {
 
 /// Bytes for each of `reactors`, and a sentence when it is not what was wished for.
 pub(super) fn per_reactor(
-    machine: Machine,
+    machine: Memory,
     reactors: u64,
     asked: Option<u64>,
 ) -> (u64, Option<String>) {
@@ -51,7 +51,7 @@ pub(super) fn per_reactor(
 mod tests {
     use super::*;
 
-    const LARGE: Machine = Machine {
+    const LARGE: Memory = Memory {
         total: 64 << 30,
         available: 60 << 30,
     };
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn a_reactor_gets_256_mib_or_an_eighth_of_a_small_machine() {
         assert_eq!(per_reactor(LARGE, 2, None), (256 << 20, None));
-        let small = Machine {
+        let small = Memory {
             total: 1 << 30,
             available: 900 << 20,
         };
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_afforded_is_cut_and_said() {
-        let full = Machine {
+        let full = Memory {
             total: 8 << 30,
             available: 256 << 20,
         };
@@ -79,14 +79,14 @@ mod tests {
 
     #[test]
     fn a_small_container_on_a_large_machine_has_memory_for_few_reactors() {
-        let small = Machine {
+        let small = Memory {
             total: 256 << 20,
             available: 240 << 20,
         };
         assert_eq!(most_reactors(small), 7);
         assert!(per_reactor(small, 7, None).0 * 7 <= small.available / 2);
         assert_eq!(
-            most_reactors(Machine {
+            most_reactors(Memory {
                 available: 0,
                 ..small
             }),

@@ -37,7 +37,7 @@ use crate::reactor::{Berth, Census, Surroundings};
 use crate::session::SessionLimits;
 use crate::session::login::LoginLimits;
 use crate::stats::{self, Cell};
-use crate::sys::memory::Machine;
+use crate::sys::memory::Memory;
 use crate::sys::{cpu, numa, socket};
 
 /// Events that wait for the control thread to log them.
@@ -324,7 +324,7 @@ fn prepare(config: &Config, notes: &mut Vec<String>) -> Result<Vec<u32>, Failure
         ));
         cores.truncate(time);
     }
-    let most = memory::most_reactors(Machine::read());
+    let most = memory::most_reactors(Memory::here());
     if most < cores.len() {
         notes.push(format!(
             "there is memory for {most} reactors, not for {}",

@@ -11,7 +11,7 @@ use crate::buffer::PoolConfig;
 use crate::reactor::{self, Berth, ReactorConfig, SPIN, Seat, Starting, Surroundings};
 use crate::session::ReactorId;
 use crate::session::target::{Target, TargetSet};
-use crate::sys::memory::Machine;
+use crate::sys::memory::Memory;
 use crate::sys::ring::{self, RingConfig};
 use crate::sys::{cpu, numa};
 
@@ -141,7 +141,7 @@ impl Plan<'_> {
             .memory
             .bytes_per_node
             .map(|bytes| bytes.saturating_mul(nodes) / reactors);
-        let (bytes, note) = memory::per_reactor(Machine::read(), reactors, asked);
+        let (bytes, note) = memory::per_reactor(Memory::here(), reactors, asked);
         notes.extend(note);
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
@@ -166,6 +166,7 @@ impl Plan<'_> {
         Some(RingConfig {
             entries: entries.min(self.settings.ring_entries),
             worker_cores: self.worker_cores(),
+            sqpoll: None,
         })
     }
 

@@ -3,6 +3,7 @@
 use super::Session;
 use super::error::Event;
 use super::home::Home;
+use super::memory::Source;
 use super::task::{Attribute, Need, State};
 use crate::buffer::{Buffer, LARGEST};
 use crate::pdu::bhs::{FINAL, READ, ScsiCommandBhs, WRITE};
@@ -21,11 +22,11 @@ pub(super) const INSUFFICIENT_RESOURCES: Sense = Sense::new(key::ABORTED_COMMAND
 pub(super) enum Received<'a> {
     /// In the receive ring.
     Bytes(&'a [u8]),
-    /// In a buffer of its own; `spent`: taken on the window's promise.
+    /// In a buffer of its own.
     Own {
         buffer: Buffer,
         len: usize,
-        spent: bool,
+        from: Source,
     },
     /// Already in its task's buffer, or dropped.
     Gone { len: usize },
@@ -37,6 +38,11 @@ impl Received<'_> {
             Self::Bytes(bytes) => bytes.len(),
             Self::Own { len, .. } | Self::Gone { len } => *len,
         }
+    }
+
+    /// Whether it has a buffer that was taken on `source`.
+    pub(super) fn is_from(&self, source: Source) -> bool {
+        matches!(self, Self::Own { from, .. } if *from == source)
     }
 
     /// The bytes, where they are with the PDU.
@@ -68,7 +74,7 @@ impl Session {
         };
         home.count(Event::CommandStarted);
         // The promise that came with the place in the window now belongs to the task.
-        let spent = matches!(data, Received::Own { spent: true, .. });
+        let spent = data.is_from(Source::Window);
         let promised = !immediate && self.spend_promise(spent);
         if immediate {
             self.immediate_tasks += 1;

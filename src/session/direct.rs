@@ -5,6 +5,7 @@ use super::command::Received;
 use super::command_window::Arrival;
 use super::data_out::Placement;
 use super::home::Home;
+use super::memory::Source;
 use super::receive::{Direct, Sink};
 use crate::buffer::{CHUNK, LARGEST};
 use crate::pdu::bhs::{BHS_LEN, NopOutBhs, ScsiCommandBhs};
@@ -36,7 +37,7 @@ impl Session {
             _ => match self.take_memory(home, layout.data_len, layout.data_len, 0) {
                 Some(buffer) => Sink::Own {
                     buffer,
-                    spent: false,
+                    from: Source::Share,
                 },
                 None => self.promised_sink(home, header(bhs), layout),
             },
@@ -82,7 +83,7 @@ impl Session {
         if let Some(buffer) = self.take_memory(home, wanted, least, 0) {
             return Sink::Own {
                 buffer,
-                spent: false,
+                from: Source::Share,
             };
         }
         if !layout.immediate
@@ -91,25 +92,36 @@ impl Session {
         {
             return Sink::Own {
                 buffer,
-                spent: true,
+                from: Source::Window,
             };
         }
         Sink::Drop
     }
 
-    /// Memory on the promise of a ping or a text that waits for its place in the command window.
+    /// Memory on the promise of a ping or a text that has a place in the command window; else, when it is its
+    /// turn, what the session keeps for one of them.
     fn promised_sink(&mut self, home: &mut Home, bhs: &NopOutBhs, layout: PduLayout) -> Sink {
-        let numbered = matches!(layout.opcode, Opcode::NOP_OUT | Opcode::TEXT_REQUEST)
-            && !layout.immediate
-            && self.window.judge(SerialNumber(bhs.cmd_sn.get())) != Arrival::Outside;
-        if numbered
-            && layout.data_len <= CHUNK
-            && let Some(buffer) = self.take_promised(home)
+        if !matches!(layout.opcode, Opcode::NOP_OUT | Opcode::TEXT_REQUEST)
+            || layout.data_len > CHUNK
         {
-            return Sink::Own {
-                buffer,
-                spent: true,
-            };
+            return Sink::Drop;
+        }
+        let arrival = if layout.immediate {
+            Arrival::Next
+        } else {
+            self.window.judge(SerialNumber(bhs.cmd_sn.get()))
+        };
+        let numbered = !layout.immediate && arrival != Arrival::Outside;
+        if numbered && let Some(buffer) = self.take_promised(home) {
+            let from = Source::Window;
+            return Sink::Own { buffer, from };
+        }
+        // What came before its turn may have to wait for what comes behind it: not with this.
+        if arrival == Arrival::Next
+            && let Some(buffer) = self.take_reserve(home)
+        {
+            let from = Source::Reserve;
+            return Sink::Own { buffer, from };
         }
         Sink::Drop
     }
@@ -139,7 +151,7 @@ impl Session {
         }
         let len = layout.data_len;
         let received = match direct.sink {
-            Sink::Own { buffer, spent } => Received::Own { buffer, len, spent },
+            Sink::Own { buffer, from } => Received::Own { buffer, len, from },
             Sink::Task { .. } | Sink::Drop => Received::Gone { len },
         };
         self.run_pdu(home, &layout, around, received, damaged);

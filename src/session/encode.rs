@@ -234,6 +234,8 @@ impl Session {
             }
             if let Some(slot) = pdu.task {
                 self.task_pdu_left(home, slot);
+            } else if let Some(buffer) = pdu.into_reserve() {
+                self.return_reserve(home, buffer);
             }
         }
         if self.lent > 0
@@ -248,7 +250,7 @@ impl Session {
         }
         if self.paused && self.tx.has_room() {
             self.paused = false;
-            // PDUs may have been left in the ring because too much was unanswered.
+            // PDUs may have been left in the ring because too much was unanswered, or another ping was.
             self.add_backlog(home);
         }
     }

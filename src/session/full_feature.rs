@@ -8,9 +8,10 @@ use super::command::Received;
 use super::command_window::Arrival;
 use super::error::{ConnectionError, Event};
 use super::home::Home;
+use super::memory::Source;
 use super::receive::DIRECT_FROM;
-use super::transmit::{INLINE, Inline, Out, Payload};
-use crate::buffer::{Buffer, CHUNK};
+use super::transmit::{Inline, Out};
+use crate::buffer::Buffer;
 use crate::pdu::bhs::{BHS_LEN, LogoutRequestBhs, NO_TAG, NopOutBhs};
 use crate::pdu::code::{LogoutReason, LogoutResponse, Opcode, RejectReason};
 use crate::pdu::digest::DIGEST_LEN;
@@ -88,10 +89,21 @@ impl Session {
             // What does not fit in the ring never becomes whole there, however little of it is missing.
             let fits = layout.total_len() <= ring.len();
             if layout.data_len - so_far.len() >= DIRECT_FROM || !fits {
+                if self.must_wait_for_a_ping(home, &layout, bytes, layout.data_len) {
+                    self.paused = true;
+                    return Ok(false);
+                }
                 self.begin_direct(home, layout, bytes, so_far);
             }
             return Ok(false);
         };
+        let wanted = layout
+            .data_len
+            .min(self.params.max_send_data_segment_length as usize);
+        if self.must_wait_for_a_ping(home, &layout, pdu, wanted) {
+            self.paused = true;
+            return Ok(false);
+        }
         self.rx.start += pdu.len();
         let right = layout.data_is_right(pdu).unwrap_or(false);
         let data = layout.data(pdu).unwrap_or_default();
@@ -173,11 +185,15 @@ impl Session {
 
     /// The data of a PDU is not needed.
     pub(super) fn forget_received(&mut self, home: &mut Home, data: Received<'_>) {
-        if let Received::Own { buffer, spent, .. } = data {
+        if let Received::Own { buffer, from, .. } = data {
             self.memory -= buffer.len();
-            if spent {
-                home.pool.promise_again(buffer);
-                self.promises += 1;
+            match from {
+                Source::Share => {}
+                Source::Window => {
+                    home.pool.promise_again(buffer);
+                    self.promises += 1;
+                }
+                Source::Reserve => self.return_reserve(home, buffer),
             }
         }
     }
@@ -236,71 +252,6 @@ impl Session {
             _ => self.handle_logout(home, header(bhs), immediate),
         }
         self.forget_received(home, data);
-    }
-
-    fn handle_nop_out(
-        &mut self,
-        home: &mut Home,
-        bhs: &NopOutBhs,
-        data: Received<'_>,
-        immediate: bool,
-    ) {
-        let tag = bhs.initiator_task_tag.get();
-        if tag == NO_TAG {
-            // Section 11.18.1: no answer is wanted. (Answers to our own pings: with keepalive.)
-            self.disown(home, immediate);
-            return self.forget_received(home, data);
-        }
-        let promises = self.promises;
-        let spent = matches!(data, Received::Own { spent: true, .. });
-        let Some(ping) = self.keep_ping(home, data, immediate) else {
-            // Section 11.19.2: what comes back is never less than what fits; so without memory, nothing does.
-            self.disown(home, immediate);
-            let reason = RejectReason::IMMEDIATE_COMMAND_REJECT;
-            return self.reject(home, reason, bhs.as_bytes());
-        };
-        let on_promise = match &ping {
-            Payload::Own { .. } => spent || self.promises < promises,
-            _ => false,
-        };
-        if !immediate && !on_promise {
-            self.spend_and_unpromise(home);
-        }
-        self.tx.say(Out::NopIn {
-            initiator_task_tag: tag,
-            lun: bhs.lun.get(),
-            ping,
-            numbered: !immediate,
-        });
-        self.make_ready(home);
-    }
-
-    /// The ping data, as much of it as the initiator takes in one PDU; `None`: there is no memory for it.
-    fn keep_ping(
-        &mut self,
-        home: &mut Home,
-        data: Received<'_>,
-        immediate: bool,
-    ) -> Option<Payload> {
-        let limit = self.params.max_send_data_segment_length as usize;
-        let len = data.len().min(limit);
-        if len <= INLINE {
-            let ping = data.bytes().map(|b| Payload::Inline(Inline::of(&b[..len])));
-            self.forget_received(home, data);
-            return ping;
-        }
-        let bytes = match data {
-            Received::Own { buffer, .. } => return Some(Payload::Own { buffer, len }),
-            Received::Gone { .. } => return None,
-            Received::Bytes(bytes) => &bytes[..len],
-        };
-        let mut buffer = self.take_memory(home, len, len, 0);
-        if buffer.is_none() && !immediate && len <= CHUNK {
-            buffer = self.take_promised(home);
-        }
-        let mut buffer = buffer?;
-        buffer.as_mut_slice()[..len].copy_from_slice(bytes);
-        Some(Payload::Own { buffer, len })
     }
 
     fn handle_logout(&mut self, home: &mut Home, bhs: &LogoutRequestBhs, immediate: bool) {

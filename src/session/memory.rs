@@ -9,6 +9,18 @@ use super::{Phase, Session};
 use crate::buffer::{Buffer, CHUNK, LARGEST};
 use crate::scsi::Step;
 
+/// What the memory of received data was taken on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The session's share of the pool.
+    Share,
+    /// The promise of a place in the command window.
+    Window,
+    /// The chunk that every session keeps for one ping (RFC 7143, section 4.2.2.1: one immediate command that
+    /// is no task management must be possible at any time).
+    Reserve,
+}
+
 impl Session {
     /// Lets more commands in, as far as each has a task and a place for its unsolicited data.
     pub(super) fn open_window(&mut self, home: &mut Home) {
@@ -53,6 +65,22 @@ impl Session {
         let buffer = home.pool.take_promised(CHUNK);
         self.memory += buffer.len();
         Some(buffer)
+    }
+
+    /// The chunk kept for one ping, if no other has it.
+    pub(super) fn take_reserve(&mut self, home: &mut Home) -> Option<Buffer> {
+        if !std::mem::take(&mut self.reserved) {
+            return None;
+        }
+        let buffer = home.pool.take_promised(CHUNK);
+        self.memory += buffer.len();
+        Some(buffer)
+    }
+
+    /// The chunk kept for one ping is there for the next.
+    pub(super) fn return_reserve(&mut self, home: &mut Home, buffer: Buffer) {
+        home.pool.promise_again(buffer);
+        self.reserved = true;
     }
 
     /// The command just taken in needs no data memory.

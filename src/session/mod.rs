@@ -23,6 +23,7 @@ mod memory;
 mod owner;
 pub mod params;
 mod parked;
+mod ping;
 mod receive;
 pub mod shard;
 mod steps;
@@ -162,13 +163,15 @@ struct Session {
     turn: u64,
     /// Chunks promised to commands that may still come.
     promises: u32,
+    /// A chunk is promised for one ping.
+    reserved: bool,
     /// Unsolicited data is possible: every command that is let in needs a promise.
     promise_each: bool,
     immediate_tasks: u32,
     in_ready: bool,
     in_backlog: bool,
     in_starved: bool,
-    /// PDUs were left in the ring because too much was unanswered.
+    /// PDUs were left in the ring because too much was unanswered, or a ping that has the memory kept for them.
     paused: bool,
     close_requested: bool,
     /// Its stream cannot be followed: why its socket is to be closed.
@@ -179,6 +182,7 @@ struct Session {
 const SPARE_TASKS: usize = WIRE + 32;
 
 impl Session {
+    /// A session that has its receive ring, and the promise of a chunk for its pings.
     fn new(key: SessionKey, home: &mut Home, established: Established, ring: Buffer) -> Self {
         let params = established.params;
         let limit = home.limits.window;
@@ -212,6 +216,7 @@ impl Session {
             moved: 0,
             turn: home.turn,
             promises: 0,
+            reserved: true,
             promise_each: params.immediate_data || !params.initial_r2t,
             immediate_tasks: 0,
             in_ready: false,
@@ -344,7 +349,8 @@ impl Session {
         while let Some(parked) = self.parked.pop() {
             self.forget_parked(home, parked);
         }
-        for _ in 0..std::mem::take(&mut self.promises) {
+        let reserved = u32::from(std::mem::take(&mut self.reserved));
+        for _ in 0..std::mem::take(&mut self.promises) + reserved {
             home.pool.unpromise();
         }
     }

@@ -4,6 +4,7 @@ use super::Session;
 use super::command::Received;
 use super::error::Event;
 use super::home::Home;
+use super::memory::Source;
 use super::transmit::{INLINE, Inline};
 use crate::buffer::CHUNK;
 use crate::pdu::bhs::{BHS_LEN, ScsiCommandBhs};
@@ -83,7 +84,7 @@ impl Session {
         // Whatever is inside of the window has to be kept: nobody sends it again. Where there is no memory for
         // its data (which was never promised any, then), it fails when its turn comes.
         let data = match data {
-            Received::Own { buffer, len, spent } => Received::Own { buffer, len, spent },
+            Received::Own { buffer, len, from } => Received::Own { buffer, len, from },
             Received::Bytes([]) => Received::Bytes(&[]),
             Received::Bytes(bytes) => self.keep_bytes(home, bytes),
             Received::Gone { len } => Received::Gone { len },
@@ -99,17 +100,17 @@ impl Session {
 
     fn keep_bytes(&mut self, home: &mut Home, bytes: &[u8]) -> Received<'static> {
         let len = bytes.len();
-        let mut spent = false;
+        let mut from = Source::Share;
         let mut buffer = self.take_memory(home, len, len, 0);
         if buffer.is_none() && len <= CHUNK {
             buffer = self.take_promised(home);
-            spent = true;
+            from = Source::Window;
         }
         let Some(mut buffer) = buffer else {
             return Received::Gone { len };
         };
         buffer.as_mut_slice()[..len].copy_from_slice(bytes);
-        Received::Own { buffer, len, spent }
+        Received::Own { buffer, len, from }
     }
 
     /// Runs what waited for the CmdSN that has just been taken in.

@@ -2,6 +2,7 @@
 
 use std::io::IoSliceMut;
 
+use super::memory::Source;
 use super::task::TaskTable;
 use crate::buffer::Buffer;
 use crate::pdu::frame::{Framing, PduLayout};
@@ -13,8 +14,8 @@ pub(super) const DIRECT_FROM: usize = 16 * 1024;
 /// Where a large payload goes.
 #[derive(Debug)]
 pub(super) enum Sink {
-    /// Memory of the PDU itself; `spent`: it was taken on the promise of the command window.
-    Own { buffer: Buffer, spent: bool },
+    /// Memory of the PDU itself.
+    Own { buffer: Buffer, from: Source },
     /// The data buffer of a task, from `at`.
     Task { slot: u16, at: usize },
     /// Nowhere: nobody waits for it.

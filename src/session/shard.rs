@@ -17,7 +17,7 @@ pub use super::owner::ShardMessage;
 use super::steps::io_tag_parts;
 use super::{ReactorId, Session, SessionKey, SessionLimits, UnitId};
 use crate::backend::{Backend, Completion};
-use crate::buffer::{Piece, Pool};
+use crate::buffer::{CHUNK, Piece, Pool};
 use crate::scsi::LogicalUnit;
 
 /// What a shard is made from.
@@ -103,21 +103,25 @@ impl Shard {
         let Some(_ring) = pool.take(limits.receive_ring, limits.receive_ring) else {
             return 0;
         };
+        if !pool.promise() {
+            return 0;
+        }
         let mut window = 0;
         while window < limits.window && (window == 0 || self.home.is_generous()) && pool.promise() {
             window += 1;
         }
-        for _ in 0..window {
+        for _ in 0..=window {
             pool.unpromise();
         }
         window
     }
 
-    /// Whether another session is within the bounds: receive rings leave half of the pool to data.
+    /// Whether another session is within the bounds: receive rings, and what is kept for a ping of each
+    /// session, leave half of the pool to data.
     fn has_place(&self) -> bool {
         let (limits, count) = (&self.home.limits, self.session_count());
-        let rings = (count + 1) * limits.receive_ring;
-        count < limits.sessions && (count == 0 || rings * 2 <= self.home.pool.total_bytes())
+        let kept = (count + 1) * (limits.receive_ring + CHUNK);
+        count < limits.sessions && (count == 0 || kept * 2 <= self.home.pool.total_bytes())
     }
 
     /// Opens a session; its first PDUs may be in `established` already.
@@ -137,7 +141,7 @@ impl Shard {
             .take(ring_len, ring_len)
             .ok_or(LoginStatus::OUT_OF_RESOURCES)?;
         let early = established.received.len();
-        if early > ring.len() {
+        if early > ring.len() || !self.home.pool.promise() {
             return Err(LoginStatus::OUT_OF_RESOURCES);
         }
         ring.as_mut_slice()[..early].copy_from_slice(&established.received);

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
+use super::memory::Source;
 use super::task::TaskTable;
 use crate::buffer::{Buffer, Piece};
 use crate::pdu::bhs::BHS_LEN;
@@ -105,6 +106,7 @@ pub(super) enum Payload {
     Own {
         buffer: Buffer,
         len: usize,
+        from: Source,
     },
     /// Text: control traffic, off the hot path.
     Heap(Vec<u8>),
@@ -182,7 +184,7 @@ impl Payload {
                 let data = tasks.get(*slot).data.as_ref();
                 data.map_or(&[][..], |d| &d.as_slice()[at..at + len])
             }
-            Self::Own { buffer, len } => &buffer.as_slice()[..*len],
+            Self::Own { buffer, len, .. } => &buffer.as_slice()[..*len],
             Self::Heap(text) => text,
         }
     }
@@ -199,6 +201,20 @@ pub(super) struct WirePdu {
     pub(super) task: Option<u16>,
     /// The connection ends when it has left.
     pub(super) last: bool,
+}
+
+impl WirePdu {
+    /// The chunk that its session keeps for one ping, when it was this one.
+    pub(super) fn into_reserve(self) -> Option<Buffer> {
+        match self.payload {
+            Payload::Own {
+                buffer,
+                from: Source::Reserve,
+                ..
+            } => Some(buffer),
+            _ => None,
+        }
+    }
 }
 
 /// The sending half of a connection.

@@ -1,58 +1,40 @@
-//! Which cores and NUMA nodes there are, and where memory is put.
+//! Where memory is put.
 //!
 //! The topology is read once per process (it takes some 60 ms) and never changes afterwards.
 
 use std::sync::OnceLock;
 
-use hwlocality::Topology;
+use hwlocality::Topology as Hwloc;
 use hwlocality::memory::binding::{MemoryBindingFlags, MemoryBindingPolicy};
 use hwlocality::memory::nodeset::NodeSet;
 use hwlocality::object::types::ObjectType;
 
-static TOPOLOGY: OnceLock<Result<Topology, String>> = OnceLock::new();
+use super::topology::Topology;
 
-fn topology() -> Result<&'static Topology, &'static str> {
+static TOPOLOGY: OnceLock<Result<Hwloc, String>> = OnceLock::new();
+
+fn topology() -> Result<&'static Hwloc, &'static str> {
     TOPOLOGY
-        .get_or_init(|| Topology::new().map_err(|e| e.to_string()))
+        .get_or_init(|| Hwloc::new().map_err(|e| e.to_string()))
         .as_ref()
         .map_err(String::as_str)
+}
+
+/// The shape of this machine, as hwloc sees it; `None` when it sees none.
+pub(super) fn shape() -> Option<Topology> {
+    topology().ok().map(Topology::of_hwloc)
 }
 
 /// The NUMA node nearest to `core` (the kernel's number); `None` when there is no telling.
 #[must_use]
 pub fn node_of_core(core: u32) -> Option<u32> {
-    let core = usize::try_from(core).ok()?;
-    topology()
-        .ok()?
-        .objects_with_type(ObjectType::NUMANode)
-        .find(|node| {
-            node.cpuset()
-                .is_some_and(|set| set.iter_set().any(|i| usize::from(i) == core))
-        })
-        .and_then(|node| u32::try_from(node.os_index()?).ok())
+    shape()?.core(core).map(|core| core.node)
 }
 
 /// How many NUMA nodes with memory there are; at least 1.
 #[must_use]
 pub fn nodes() -> usize {
-    topology().map_or(1, |t| {
-        t.objects_with_type(ObjectType::NUMANode).count().max(1)
-    })
-}
-
-/// The physical core that `core` (a hardware thread) is part of, as a number that its siblings share.
-#[must_use]
-pub fn physical_core(core: u32) -> Option<usize> {
-    let core = usize::try_from(core).ok()?;
-    topology()
-        .ok()?
-        .objects_with_type(ObjectType::Core)
-        .find(|object| {
-            object
-                .cpuset()
-                .is_some_and(|set| set.iter_set().any(|i| usize::from(i) == core))
-        })
-        .map(|object| object.logical_index())
+    shape().map_or(1, |shape| shape.nodes.len().max(1))
 }
 
 /// Asks that the pages of `area`, not touched yet, come from `node`. Neither strict nor migrating: the
@@ -80,9 +62,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_core_we_run_on_has_a_node() {
-        // A machine without NUMA information has one node, 0.
-        assert!(nodes() >= 1);
-        assert_eq!(node_of_core(u32::MAX), None);
+    fn memory_of_a_node_that_is_not_there_is_refused() {
+        let area = [0u8; 1];
+        assert!(bind_area(&area, 4000).is_err());
     }
 }

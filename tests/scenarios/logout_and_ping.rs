@@ -1,5 +1,6 @@
 //! NOP-Out, NOP-In and Logout (sections 11.14, 11.15, 11.18 and 11.19).
 
+use ringtgt::buffer::Buffer;
 use ringtgt::initiator::{Event, Payload};
 use ringtgt::pdu::bhs::{IMMEDIATE, LogoutResponseBhs, NO_TAG, NopInBhs};
 use ringtgt::pdu::code::{LogoutReason, LogoutResponse, Opcode};
@@ -84,6 +85,67 @@ fn a_flood_of_pings_that_nobody_reads_is_held_back_and_answered_later() {
     assert_eq!(answers.len(), 5000);
     assert!(answers.iter().all(|(_, data)| data[..] == [0x55; 1000]));
     pair.assert_works(link);
+}
+
+/// All the memory that nobody was promised.
+fn exhaust(pair: &Pair) -> Vec<Buffer> {
+    let pool = &pair.pools[0];
+    let mut taken: Vec<Buffer> = std::iter::from_fn(|| pool.take(4096, 4096)).collect();
+    taken.extend(std::iter::from_fn(|| pool.take_scratch(4096)));
+    taken
+}
+
+#[test]
+fn an_immediate_ping_is_answered_when_there_is_no_memory_left() {
+    let mut pair = Pair::new();
+    // Without unsolicited data the window promises no memory.
+    let link = pair.quiet_session();
+    let _taken = exhaust(&pair);
+    for len in [129, 3000, 8192, 16_384, 65_536] {
+        let ping = pair.random.bytes(len);
+        pair.links[link].initiator.nop(len as u64, &ping).unwrap();
+        pair.run();
+        let event = pair.event(link);
+        let Some(Event::Nop { data, .. }) = event else {
+            panic!("{len}: {event:?}")
+        };
+        assert!(data == ping, "{len}");
+    }
+}
+
+#[test]
+fn pings_beyond_the_one_that_has_a_place_wait_for_its_answer_to_leave() {
+    for segments in [Segments::Whole, Segments::Of(1000), Segments::Random] {
+        let mut pair = Pair::with(Setup {
+            segments,
+            ..Setup::default()
+        });
+        let link = pair.quiet_session();
+        let other = pair.quiet_session();
+        let taken = exhaust(&pair);
+        let pings: Vec<Vec<u8>> = (0..12)
+            .map(|n| pair.random.bytes(3000 + n * 5000))
+            .collect();
+        pair.links[link].deaf = true;
+        for ping in &pings {
+            pair.links[link].initiator.nop(1, ping).unwrap();
+        }
+        pair.run();
+        pair.links[other].initiator.nop(2, &[7; 4000]).unwrap();
+        pair.run();
+        assert!(matches!(pair.event(other), Some(Event::Nop { .. })));
+        pair.links[link].deaf = false;
+        pair.links[link].nudge();
+        pair.run();
+        for ping in &pings {
+            let Some(Event::Nop { data, .. }) = pair.event(link) else {
+                panic!("{:?}", pair.links[link].error)
+            };
+            assert!(data == *ping, "{}", ping.len());
+        }
+        drop(taken);
+        pair.assert_works(link);
+    }
 }
 
 #[test]

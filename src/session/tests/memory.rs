@@ -40,7 +40,7 @@ fn sessions_that_do_not_read_leave_room_for_one_that_does() {
 }
 
 #[test]
-fn receive_rings_leave_half_of_the_pool_to_data() {
+fn what_each_session_keeps_leaves_half_of_the_pool_to_data() {
     let medium = medium();
     let mut shard = shard(0, 1, &medium, 4);
     let params = OperationalParams {
@@ -53,7 +53,8 @@ fn receive_rings_leave_half_of_the_pool_to_data() {
         Host::open(&mut shard, params);
         open += 1;
     }
-    assert_eq!(open, 16);
+    // 2 MiB in rings of 128 KiB and a chunk for a ping of each.
+    assert_eq!(open, 10);
     let refused = shard.open_session(established(params), Instant::now());
     assert_eq!(refused, Err(login::LoginStatus::OUT_OF_RESOURCES));
 }
@@ -174,15 +175,17 @@ fn a_long_ping_comes_back_whole_or_is_rejected() {
     let mut host = Host::open(&mut shard, params);
     let mut hogs = Vec::new();
     let nop = Opcode::NOP_OUT.0;
-    // With a place in the window there is a promise, else there is nothing.
+    // With a place in the window there is a promise, else what the session keeps for one ping.
     for (opcode, len, comes_back) in [
         (nop, 100, true),
         (nop, 1000, true),
         (nop, 60_000, true),
         (nop, 200_000, false),
         (nop | IMMEDIATE, 100, true),
-        (nop | IMMEDIATE, 1000, false),
-        (nop | IMMEDIATE, 60_000, false),
+        (nop | IMMEDIATE, 1000, true),
+        (nop | IMMEDIATE, 60_000, true),
+        (nop | IMMEDIATE, 65_536, true),
+        (nop | IMMEDIATE, 65_540, false),
     ] {
         hogs.extend(hog(&shard));
         send_long(&mut host, &mut shard, 9, opcode, len);
@@ -197,25 +200,32 @@ fn a_long_ping_comes_back_whole_or_is_rejected() {
         let session = shard.sessions[host.key.index as usize].session.as_ref();
         let session = session.expect("open");
         assert_eq!(session.promises, session.window.open(), "{len}");
-        assert_eq!(session.memory, 0, "{len}");
+        assert_eq!((session.memory, session.reserved), (0, true), "{len}");
     }
 }
 
 #[test]
-fn a_text_that_there_was_no_memory_for_is_rejected() {
+fn a_text_that_there_is_no_memory_for_is_rejected_but_one_that_fits_in_what_is_kept_is_not() {
     let medium = medium();
     let mut shard = shard(0, 1, &medium, 8);
     let mut host = Host::open(&mut shard, wide());
     // The header comes alone: the data goes past the ring.
     host.cut = 48;
     let text = Opcode::TEXT_REQUEST.0;
+    let (answered, rejected) = (Opcode::TEXT_RESPONSE, Opcode::REJECT);
     let mut hogs = Vec::new();
-    for (opcode, len) in [(text, 100_000), (text | IMMEDIATE, 16_384)] {
+    for (opcode, len, answer) in [
+        (text, 100_000, rejected),
+        (text | IMMEDIATE, 16_384, answered),
+        (text | IMMEDIATE, 100_000, rejected),
+    ] {
         hogs.extend(hog(&shard));
         send_long(&mut host, &mut shard, 9, opcode, len);
         let pdus = host.receive(&mut shard);
         assert_eq!(pdus.len(), 1, "{len}: {pdus:?}");
-        assert_eq!(pdus[0].opcode(), Opcode::REJECT, "{len}");
+        assert_eq!(pdus[0].opcode(), answer, "{len}");
+        let session = shard.sessions[host.key.index as usize].session.as_ref();
+        assert!(session.expect("open").reserved, "{len}");
     }
     hogs.clear();
     host.read(&mut shard, 1, 0, 1);

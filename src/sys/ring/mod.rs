@@ -7,6 +7,7 @@
 //! or none when there is nothing to do), [`SharedRing::reap`] (none at all), clients take completions.
 
 mod client;
+mod setup;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,10 @@ pub struct RingConfig {
     /// Cores on which the kernel may run the workers of operations that block; empty: wherever the
     /// calling thread may run (its own core, when it is pinned).
     pub worker_cores: Vec<u32>,
+    /// A core whose only work is to be a kernel thread that takes what is queued (SQPOLL), so that submitting
+    /// needs no system call. Never a reactor's: each operation would wait for the scheduler. `None`: the
+    /// reactor submits by itself. Whether there is a core to spare is for the control plane to decide.
+    pub sqpoll: Option<u32>,
 }
 
 impl Default for RingConfig {
@@ -42,6 +47,7 @@ impl Default for RingConfig {
         Self {
             entries: 1024,
             worker_cores: Vec::new(),
+            sqpoll: None,
         }
     }
 }
@@ -112,33 +118,16 @@ pub struct RingCompletion {
 }
 
 impl SharedRing {
-    /// A ring for the calling thread, with deferred task work where the kernel can do that (6.1), else
-    /// a plain one; the notes say what could not be had.
+    /// A ring for the calling thread, with a submission thread of the kernel's where that is asked for, else
+    /// with deferred task work where the kernel can do that (6.1), else a plain one; the notes say what could
+    /// not be had.
     ///
     /// # Errors
     /// As `io_uring_setup`; EPERM and ENOSYS mean that it is denied here.
     pub fn new(config: &RingConfig) -> io::Result<(Self, Vec<String>)> {
-        let entries = config.entries.clamp(2, 4096).next_power_of_two();
         let in_flight = config.entries.max(2);
-        let completions = in_flight.next_power_of_two().saturating_mul(2);
         let mut notes = Vec::new();
-        let ring = IoUring::builder()
-            .setup_clamp()
-            .setup_cqsize(completions)
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .build(entries)
-            .or_else(|refused| {
-                let ring = IoUring::builder()
-                    .setup_clamp()
-                    .setup_cqsize(completions)
-                    .build(entries)?;
-                notes.push(format!(
-                    "io_uring without deferred task work ({refused}); a kernel from 6.1 on has it"
-                ));
-                Ok::<_, io::Error>(ring)
-            })?;
+        let ring = setup::build(config, &mut notes)?;
         let table = ring.submitter().register_files_sparse(FILE_TABLE);
         if !config.worker_cores.is_empty() {
             let cores = super::cpu::set_of(&config.worker_cores);
@@ -151,6 +140,8 @@ impl SharedRing {
         let event = event_fd()?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
         let ring = Ring {
+            has_sq_thread: ring.params().is_setup_sqpoll(),
+            unsubmitted: 0,
             ring,
             event,
             ops: (0..in_flight).map(|_| Op::unused()).collect(),
@@ -184,7 +175,8 @@ impl SharedRing {
     }
 
     /// Hands what is queued to the kernel, and lets it finish its deferred work: one system call, or none
-    /// when there is neither. Returns how many operations the kernel took.
+    /// when there is neither, nor when the submission thread is awake. Returns how many operations the kernel
+    /// took, or its thread will take.
     ///
     /// # Errors
     /// As `io_uring_enter`, but for the passing EAGAIN, EBUSY and EINTR (what is queued stays so).
@@ -202,10 +194,13 @@ impl SharedRing {
     #[must_use]
     pub fn has_pending(&self) -> bool {
         let ring = &mut *self.0.borrow_mut();
-        let queue = ring.ring.submission();
-        let waiting = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
-        drop(queue);
-        waiting || !ring.ring.completion().is_empty()
+        ring.wants_submit() || !ring.ring.completion().is_empty()
+    }
+
+    /// Whether a kernel thread takes what is queued (SQPOLL).
+    #[must_use]
+    pub fn has_sq_thread(&self) -> bool {
+        self.0.borrow().has_sq_thread
     }
 
     /// Operations not completed yet, of all clients.

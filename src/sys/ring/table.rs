@@ -14,6 +14,10 @@ use crate::sys::hugepage::{Loan, Mapping};
 
 pub(super) struct Ring {
     pub(super) ring: IoUring,
+    /// A kernel thread takes what is queued.
+    pub(super) has_sq_thread: bool,
+    /// Entries queued since the last [`Self::submit`].
+    pub(super) unsubmitted: usize,
     pub(super) ops: Vec<Op>,
     pub(super) free: Vec<u32>,
     pub(super) clients: Vec<Option<Client>>,
@@ -135,24 +139,40 @@ impl Ring {
         }
     }
 
-    pub(super) fn submit(&mut self) -> io::Result<usize> {
+    /// Whether the kernel must be called for what is queued, deferred or did not fit.
+    pub(super) fn wants_submit(&mut self) -> bool {
         let queue = self.ring.submission();
-        let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
-        drop(queue);
-        if idle {
+        if queue.taskrun() || queue.cq_overflow() {
+            return true;
+        }
+        // An awake submission thread sees what is queued by itself. The question has the fence in it
+        // between our writing the queue and reading whether it sleeps.
+        !queue.is_empty() && (!self.has_sq_thread || queue.need_wakeup())
+    }
+
+    pub(super) fn submit(&mut self) -> io::Result<usize> {
+        if self.wants_submit() {
+            match self.ring.submit() {
+                Ok(taken) if !self.has_sq_thread => {
+                    self.unsubmitted = self.unsubmitted.saturating_sub(taken);
+                    return Ok(taken);
+                }
+                Err(e)
+                    if matches!(
+                        e.raw_os_error(),
+                        Some(libc::EAGAIN | libc::EBUSY | libc::EINTR)
+                    ) =>
+                {
+                    return Ok(0);
+                }
+                Ok(_) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if !self.has_sq_thread {
             return Ok(0);
         }
-        match self.ring.submit() {
-            Err(e)
-                if matches!(
-                    e.raw_os_error(),
-                    Some(libc::EAGAIN | libc::EBUSY | libc::EINTR)
-                ) =>
-            {
-                Ok(0)
-            }
-            other => other,
-        }
+        Ok(std::mem::take(&mut self.unsubmitted))
     }
 
     pub(super) fn reap(&mut self) -> usize {
@@ -207,6 +227,7 @@ impl Ring {
         for attempt in 0..2 {
             // SAFETY: the caller's contract (see `start`): file and memory outlive the operation.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                self.unsubmitted += 1;
                 return true;
             }
             if attempt == 0 && self.submit().is_err() {

@@ -190,3 +190,123 @@ fn a_recording_keeps_the_order_of_submission_and_completion() {
         ]
     );
 }
+
+/// A ring whose submission thread has the last of the cores that this process may use, for a thread pinned to
+/// the first; `None` where there is no second core or no such thread.
+fn polled_ring() -> Option<(SharedRing, u32)> {
+    let cores = crate::sys::cpu::allowed_cores();
+    let (&own, &other) = (cores.first()?, cores.last()?);
+    if own == other {
+        eprintln!("skipped: a submission thread needs a second core");
+        return None;
+    }
+    crate::sys::cpu::pin_current_thread(own).expect("an allowed core");
+    let config = RingConfig {
+        sqpoll: Some(other),
+        ..RingConfig::default()
+    };
+    let (ring, notes) = SharedRing::new(&config).ok()?;
+    if !ring.has_sq_thread() {
+        eprintln!("skipped: {notes:?}");
+        return None;
+    }
+    Some((ring, other))
+}
+
+/// What the kernel tells of the ring under this name.
+fn told_by_kernel(ring: &SharedRing, name: &str) -> Option<String> {
+    let fd = ring.0.borrow().ring.as_raw_fd();
+    let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    let line = told.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim_start_matches(':').trim().to_owned())
+}
+
+#[test]
+fn a_submission_thread_on_its_own_core_serves_without_a_call() {
+    let Some((ring, core)) = polled_ring() else {
+        return;
+    };
+    let file = Arc::new(tempfile::tempfile().expect("a file"));
+    let client = ring.client(Arc::clone(&file), 8);
+    for round in 0..200u64 {
+        let (mut slot, _rest) = slot().split_at(4096);
+        slot.as_mut_slice()
+            .fill(u8::try_from(round).expect("small"));
+        let (lent, loan) = slot.lend();
+        client
+            .write(round, whole(loan, 4096, round * 4096))
+            .expect("room");
+        let done = wait(&ring, &client);
+        assert_eq!((done.tag, done.result), (round, 4096));
+        drop(lent.reclaim(done.loan.expect("its buffer")));
+    }
+    let mut last = [0; 1];
+    file.read_exact_at(&mut last, 199 * 4096).expect("written");
+    assert_eq!(last, [199]);
+    // The kernel knows it, and where it may run, once it has run.
+    let thread = told_by_kernel(&ring, "SqThread").expect("the kernel tells");
+    assert!(thread.parse::<i32>().is_ok_and(|pid| pid > 0), "{thread}");
+    let path = format!("/proc/self/task/{thread}/status");
+    let status = std::fs::read_to_string(path).expect("it is a thread of this process");
+    let allowed = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    assert_eq!(allowed.map(str::trim), Some(core.to_string().as_str()));
+    assert!(client.data_sync(1));
+    assert_eq!(wait(&ring, &client).result, 0);
+}
+
+#[test]
+fn a_submission_thread_that_sleeps_is_woken_and_wakes_a_sleeping_reactor() {
+    let Some((ring, _)) = polled_ring() else {
+        return;
+    };
+    let file = Arc::new(tempfile::tempfile().expect("a file"));
+    let client = ring.client(file, 8);
+    let mut poll = mio::Poll::new().expect("epoll");
+    let fd = ring.as_raw_fd();
+    poll.registry()
+        .register(
+            &mut mio::unix::SourceFd(&fd),
+            mio::Token(0),
+            mio::Interest::READABLE,
+        )
+        .expect("an eventfd can be polled");
+    let mut events = mio::Events::with_capacity(4);
+    ring.set_wakeups(true);
+    for round in 0..3 {
+        while !ring.0.borrow_mut().ring.submission().need_wakeup() {
+            std::thread::yield_now();
+        }
+        assert!(!ring.has_pending(), "nothing is queued");
+        assert!(client.data_sync(round));
+        assert!(ring.has_pending(), "nobody takes it unless woken");
+        assert_eq!(ring.submit().expect("enter"), 1);
+        // From here on the kernel has it; nothing but the eventfd tells.
+        while ring.reap() == 0 {
+            poll.poll(&mut events, Some(Duration::from_secs(10)))
+                .expect("epoll");
+            assert!(!events.is_empty(), "round {round} was not told");
+        }
+        assert_eq!(
+            client.poll().map(|done| (done.tag, done.result)),
+            Some((round, 0))
+        );
+    }
+}
+
+#[test]
+fn a_submission_thread_on_a_core_that_is_not_there_is_done_without() {
+    let config = RingConfig {
+        sqpoll: Some(100_000),
+        ..RingConfig::default()
+    };
+    let Ok((ring, notes)) = SharedRing::new(&config) else {
+        return;
+    };
+    assert!(!ring.has_sq_thread());
+    assert!(notes[0].contains("core 100000"), "{notes:?}");
+    let client = ring.client(Arc::new(tempfile::tempfile().expect("a file")), 4);
+    assert!(client.data_sync(1));
+    assert_eq!(wait(&ring, &client).result, 0);
+}
