@@ -162,8 +162,8 @@ pub trait Backend: Debug {
         None
     }
 
-    /// Whether [`Self::write_from`] is worth a try.
-    fn writes_from_anywhere(&self) -> bool {
+    /// Whether [`Self::in_place`] and [`Self::write_from`] are worth a try.
+    fn is_memory(&self) -> bool {
         false
     }
 

@@ -143,8 +143,8 @@ impl Backend for RamBackend {
         })
     }
 
-    fn writes_from_anywhere(&self) -> bool {
-        !self.geometry.read_only
+    fn is_memory(&self) -> bool {
+        true
     }
 
     fn write_from(

@@ -102,9 +102,13 @@ impl Session {
             }
         }
         if let Received::Bytes(bytes) = data
-            && self.may_write_in_place(home, slot, bhs, bytes)
+            && self.may_run_in_place(home, slot, bhs, bytes)
         {
-            return self.write_in_place(home, slot, bytes);
+            return if bytes.is_empty() {
+                self.read_in_place(home, slot)
+            } else {
+                self.write_in_place(home, slot, bytes)
+            };
         }
         let refused = self.land_immediate(home, slot, bhs.flags & FINAL != 0, data);
         if bhs.flags & 7 > 3 {
@@ -192,13 +196,13 @@ impl Session {
             self.tasks.get_mut(slot).state = State::Dormant;
             return;
         }
-        self.enter(slot);
+        self.enter(home, slot);
         self.drive(home, slot, Outcome::Begin);
     }
 
-    pub(super) fn enter(&mut self, slot: u16) {
+    pub(super) fn enter(&mut self, home: &mut Home, slot: u16) {
         if self.tasks.get(slot).attribute == Attribute::Ordered {
-            self.keep_all_lent();
+            self.keep_all_lent(home);
         }
         let task = self.tasks.get_mut(slot);
         task.active = true;
@@ -241,7 +245,7 @@ impl Session {
             }
             lun.dormant -= 1;
             self.dormant.remove(at);
-            self.enter(slot);
+            self.enter(home, slot);
             self.wait_for_turn(home, slot, Need::Turn(Outcome::Begin));
         }
     }

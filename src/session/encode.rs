@@ -242,7 +242,7 @@ impl Session {
             && let Some(slot) = self.tx.cut_task()
         {
             // Who knows when the rest will leave; it belongs to what has.
-            self.keep_lent(slot);
+            self.keep_lent(home, slot);
         }
         if !self.tx.queue.is_empty() {
             // More than the wire had room for.

@@ -5,7 +5,7 @@
 //! write of the same blocks begins. So nothing is lent where that would show:
 //! - with DataDigest, because the digest is taken before (bytes that change in between are a digest error);
 //! - to or across ordered tasks, and across barriers: what was read before is kept (copied to the buffer that
-//!   the task has for this case) before what comes after may write;
+//!   the task has for this case, or was promised) before what comes after may write;
 //! - a PDU of which a part has left: the rest may leave much later, and blocks are read as a whole.
 
 use super::Session;
@@ -14,7 +14,7 @@ use super::error::Event;
 use super::home::Home;
 use super::task::Attribute;
 use crate::backend::BlockIo;
-use crate::buffer::{Buffer, LARGEST};
+use crate::buffer::{Buffer, CHUNK, LARGEST};
 use crate::pdu::bhs::{FINAL, ScsiCommandBhs};
 use crate::scsi::{Outcome, Status, Step, Which};
 
@@ -30,45 +30,50 @@ impl Session {
         let (BlockIo::Read(extent), Some(Which::Data)) = (io, which) else {
             return None;
         };
-        if self.params.data_digest {
-            return None;
-        }
         let task = self.tasks.get_mut(slot);
         let forwards = task.attribute == Attribute::Simple
+            && !self.params.data_digest
             && task.command.as_ref().is_some_and(|c| c.forwards_data());
         if !forwards {
             return None;
         }
         let unit = task.unit.and_then(|u| self.luns.unit(u))?;
         let lent = home.units.in_place(unit, extent)?;
-        let room = task.data.as_ref().map_or(0, Buffer::len);
-        debug_assert!(lent.byte_len() <= room, "there is a place to keep it");
+        let bytes = lent.byte_len();
+        let room = task.data.as_ref().map_or(CHUNK, Buffer::len);
+        debug_assert!(bytes <= room, "there is a place to keep it");
+        debug_assert!(task.data.is_some() || task.promised, "or memory for it");
         if task.lent.replace(lent).is_none() {
             self.lent += 1;
         }
         home.done_at_once = home.done_at_once.wrapping_add(1);
-        self.moved += room;
+        self.moved += bytes;
         Some(Outcome::Io(Ok(())))
     }
 
     /// What the task was lent stays as it is now.
-    pub(super) fn keep_lent(&mut self, slot: u16) {
+    pub(super) fn keep_lent(&mut self, home: &mut Home, slot: u16) {
         let task = self.tasks.get_mut(slot);
         let Some(lent) = task.lent.take() else {
             return;
         };
         self.lent -= 1;
+        let len = lent.byte_len();
+        if task.data.is_none() && std::mem::take(&mut task.promised) {
+            let buffer = home.pool.take_promised(len);
+            self.memory += buffer.len();
+            task.data = Some(buffer);
+        }
         if let Some(data) = task.data.as_mut() {
-            let len = lent.byte_len();
             lent.piece(0, len).copy_to(data.as_mut_slice());
         }
     }
 
     /// The same for every task of the session.
-    pub(super) fn keep_all_lent(&mut self) {
+    pub(super) fn keep_all_lent(&mut self, home: &mut Home) {
         if self.lent > 0 {
             for slot in self.tasks.slots() {
-                self.keep_lent(slot);
+                self.keep_lent(home, slot);
             }
         }
     }
@@ -80,8 +85,9 @@ impl Session {
         }
     }
 
-    /// Whether all the data of a write is in `bytes`, it may start now, and its medium takes data from anywhere.
-    pub(super) fn may_write_in_place(
+    /// Whether a command may start now and its data, if any, is all in `bytes`; and its medium is one that needs
+    /// no buffer for it.
+    pub(super) fn may_run_in_place(
         &mut self,
         home: &Home,
         slot: u16,
@@ -89,21 +95,69 @@ impl Session {
         bytes: &[u8],
     ) -> bool {
         let task = self.tasks.get(slot);
-        let whole = task.writes
-            && !task.reads
+        let Some(index) = task.unit else {
+            return false;
+        };
+        let whole = if task.writes {
+            !task.reads
+                && bytes.len() == task.expected_len as usize
+                && task.expected_len <= self.params.first_burst_length
+                && self.params.immediate_data
+        } else {
+            bytes.is_empty() && task.promised && !self.params.data_digest
+        };
+        let attribute = task.attribute;
+        whole
             && bhs.flags & FINAL != 0
             && bhs.flags & 7 <= 3
-            && !bytes.is_empty()
-            && bytes.len() == task.expected_len as usize
-            && task.expected_len <= self.params.first_burst_length
-            && self.params.immediate_data;
-        let (unit, attribute) = (task.unit, task.attribute);
-        whole
-            && !self.luns.at(unit).must_wait(attribute)
-            && unit
-                .and_then(|u| self.luns.unit(u))
-                .is_some_and(|id| home.units.writes_from_anywhere(id))
+            && attribute == Attribute::Simple
+            && !self.luns.at(Some(index)).must_wait(attribute)
+            && self
+                .luns
+                .unit(index)
+                .is_some_and(|id| home.units.is_memory(id))
             && !self.has_had_its_turn(home)
+    }
+
+    /// Runs a command without data-out, as far as that goes without a buffer.
+    pub(super) fn read_in_place(&mut self, home: &mut Home, slot: u16) {
+        self.enter(home, slot);
+        let mut step = self.step(home, slot, Outcome::Begin);
+        if let Step::NeedBuffer { wanted, .. } = step
+            && wanted as usize <= CHUNK
+            && self.forwards_data(slot)
+        {
+            step = self.step(home, slot, Outcome::Buffer { len: wanted });
+            match self.read_promised(home, slot, step) {
+                Some(outcome) => step = self.step(home, slot, outcome),
+                None => {
+                    // The promise is kept.
+                    let wanted = wanted as usize;
+                    self.land(home, slot, (wanted, wanted), 0);
+                }
+            }
+        }
+        if let Some(outcome) = self.perform(home, slot, step) {
+            self.drive(home, slot, outcome);
+        }
+    }
+
+    fn forwards_data(&self, slot: u16) -> bool {
+        let command = self.tasks.get(slot).command.as_ref();
+        command.is_some_and(|c| c.forwards_data())
+    }
+
+    /// Does a reading step without a buffer. `None`: it is another step, or must be done otherwise.
+    fn read_promised(&mut self, home: &mut Home, slot: u16, step: Step) -> Option<Outcome> {
+        let Step::Io { io, buffer } = step else {
+            return None;
+        };
+        let task = self.tasks.get_mut(slot);
+        let unit = task.unit.and_then(|u| self.luns.unit(u))?;
+        // A refusal is `perform`'s to answer.
+        let attached = home.units.get(unit)?;
+        task.command.as_mut()?.permit(&attached.unit, io).ok()?;
+        self.lend(home, slot, io, buffer)
     }
 
     /// Runs a command whose data is all in `bytes`, as far as that goes without copying it.
@@ -111,12 +165,11 @@ impl Session {
         let len = self.tasks.get(slot).expected_len;
         self.tasks.get_mut(slot).out.unsolicited = len;
         home.counters.add(Event::BytesWritten, u64::from(len));
-        self.enter(slot);
+        self.enter(home, slot);
         let mut step = self.step(home, slot, Outcome::Begin);
-        let command = self.tasks.get(slot).command.as_ref();
         if let Step::NeedDataOut { remaining, .. } = step
             && remaining <= len
-            && command.is_some_and(|c| c.forwards_data())
+            && self.forwards_data(slot)
         {
             let out = &mut self.tasks.get_mut(slot).out;
             out.portion_len = remaining;

@@ -257,7 +257,9 @@ impl Session {
             return;
         }
         let immediate = task.immediate;
-        self.release_promise(home, slot);
+        if task.lent.is_none() || task.data.is_some() {
+            self.release_promise(home, slot);
+        }
         if immediate {
             self.immediate_tasks -= 1;
         } else {

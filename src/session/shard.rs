@@ -213,7 +213,7 @@ impl Shard {
             return 0;
         };
         session.fill_wire(&mut self.home);
-        session.keep_all_lent();
+        session.keep_all_lent(&mut self.home);
         session.tx.gather(&session.tasks, slices)
     }
 

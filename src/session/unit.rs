@@ -22,6 +22,8 @@ pub(super) struct Passing {
 pub(super) struct AttachedUnit {
     pub(super) unit: Arc<LogicalUnit>,
     backend: Box<dyn Backend>,
+    /// As the backend says.
+    is_memory: bool,
     polled: bool,
 }
 
@@ -55,6 +57,7 @@ impl Units {
         }
         self.units[index] = Some(AttachedUnit {
             unit,
+            is_memory: backend.is_memory(),
             backend,
             polled: false,
         });
@@ -97,10 +100,9 @@ impl Units {
         self.get_mut(id)?.backend.in_place(extent)
     }
 
-    /// Whether a unit takes data from where it is.
-    pub(super) fn writes_from_anywhere(&self, id: UnitId) -> bool {
-        self.get(id)
-            .is_some_and(|u| u.backend.writes_from_anywhere())
+    /// Whether data can come and go without a buffer.
+    pub(super) fn is_memory(&self, id: UnitId) -> bool {
+        self.get(id).is_some_and(|u| u.is_memory)
     }
 
     /// Writes `bytes` from where they are, if the unit can do that now.
