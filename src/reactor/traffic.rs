@@ -115,14 +115,7 @@ impl Reactor {
             self.send_login(slot);
             work += self.send_on(slot);
         }
-        for _ in 0..=self.sessions.len() {
-            let Some(key) = self.shard.poll_ready() else {
-                break;
-            };
-            if let Some(slot) = self.sessions.get(&key).and_then(|seated| seated.slot) {
-                work += self.send_on(slot);
-            }
-        }
+        work += self.send_ready();
         while let Some(key) = self.shard.poll_close_request() {
             work += 1;
             match self.sessions.get(&key).and_then(|seated| seated.slot) {
@@ -145,6 +138,20 @@ impl Reactor {
         work + self.advance_stop()
     }
 
+    /// Sends once on every connection whose session has got something to send.
+    fn send_ready(&mut self) -> usize {
+        let mut work = 0;
+        for _ in 0..=self.sessions.len() {
+            let Some(key) = self.shard.poll_ready() else {
+                break;
+            };
+            if let Some(slot) = self.sessions.get(&key).and_then(|seated| seated.slot) {
+                work += self.send_on(slot);
+            }
+        }
+        work
+    }
+
     /// One gathered send of what the session has; returns whether anything left.
     fn send_on(&mut self, slot: usize) -> usize {
         let Some(connection) = self.connections.at(slot) else {
@@ -163,13 +170,16 @@ impl Reactor {
             return 0;
         };
         self.around.counters.sends.add(1);
+        let gathered: usize = pieces.iter().map(Piece::len).sum();
         match connection.socket.send(pieces) {
             Sent::Bytes(bytes) => {
                 self.around.counters.sent_bytes.add(bytes as u64);
                 self.shard.transmitted(key, bytes);
-                // There may be more than was gathered; and what the kernel did not take is tried again, as only
-                // "would block" promises an edge.
-                self.unsent.push(slot);
+                if bytes < gathered || count == PIECES {
+                    // What the kernel did not take is tried again, as only "would block" promises an edge; and there
+                    // may be more than was gathered. Of everything else the shard tells.
+                    self.unsent.push(slot);
+                }
                 1
             }
             Sent::Nothing => {
