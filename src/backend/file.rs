@@ -113,15 +113,16 @@ pub(super) fn at_once(disk: &Disk, io: BlockIo, buffer: Option<&mut Buffer>) -> 
 
 impl Backend for FileBackend {
     fn submit(&mut self, tag: IoTag, io: BlockIo, mut buffer: Option<Buffer>) -> Submit {
+        if self.table.is_full() && !self.disk.in_memory {
+            // Who tries again and again should not ask the kernel each time.
+            return Submit::Full(buffer);
+        }
         if let AtOnce::Done(result) = at_once(&self.disk, io, buffer.as_mut()) {
             return Submit::Done(Completion {
                 tag,
                 result,
                 buffer,
             });
-        }
-        if self.table.is_full() {
-            return Submit::Full(buffer);
         }
         let (index, loan) = self.table.insert(tag, io, (), buffer);
         match self.offload.submit(index, io, loan) {

@@ -272,6 +272,10 @@ fn advance(disk: &Disk, progress: &mut Progress, extent: Extent, moved: usize) -
 
 impl Backend for RingBackend {
     fn submit(&mut self, tag: IoTag, io: BlockIo, mut buffer: Option<Buffer>) -> Submit {
+        if self.table.is_full() && !self.disk.in_memory {
+            // Who tries again and again should not ask the kernel each time.
+            return Submit::Full(buffer);
+        }
         let got = match at_once(&self.disk, io, buffer.as_mut()) {
             AtOnce::Done(result) => {
                 return Submit::Done(Completion {
@@ -282,9 +286,6 @@ impl Backend for RingBackend {
             }
             AtOnce::Rest(got) => got,
         };
-        if self.table.is_full() {
-            return Submit::Full(buffer);
-        }
         let stage = match io {
             BlockIo::Flush => Stage::Sync,
             BlockIo::Write { fua, .. } if self.disk.stable(fua) => Stage::Stable,

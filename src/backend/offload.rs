@@ -5,16 +5,16 @@
 //! device anyway. Nothing is allocated per operation: a medium's queue has room for all that its backends may
 //! have in flight, so one that is stuck fills nobody else's.
 //!
-//! A medium gets another thread only while more threads are idle than it has already. Alone it has half of them; a
-//! second one that is as busy has a quarter, and so on. So a device that hangs keeps half of what is idle, and of
-//! 16 threads it takes five such devices to stop the others.
+//! Each medium has one thread that nobody else can take from it; the others are shared. It gets another of the
+//! shared ones only while more of them are idle than it has already: alone it has half of them, a second one that
+//! is as busy a quarter, and so on. So however many devices hang, those that do not are served.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::{BlockError, BlockIo, Waker};
 use crate::sys::hugepage::Loan;
@@ -32,13 +32,15 @@ pub trait Offloaded: Send + Sync + Debug {
 #[derive(Debug)]
 pub struct OffloadPool {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    cores: Vec<u32>,
 }
 
 #[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
     wanted: Condvar,
+    /// A thread has ended.
+    ended: Condvar,
 }
 
 #[derive(Debug)]
@@ -46,8 +48,10 @@ struct Queue {
     lanes: Vec<Lane>,
     /// The lanes that have jobs, the one whose turn it is first.
     waiting: VecDeque<usize>,
-    /// Threads that run nothing.
+    /// Shared threads that run nothing.
     idle: usize,
+    /// Threads that have not ended.
+    threads: usize,
     closed: bool,
 }
 
@@ -60,8 +64,12 @@ struct Lane {
     /// Operations that all its clients may have in flight.
     depth: usize,
     jobs: VecDeque<Job>,
-    /// Threads that run one of its operations.
+    /// Shared threads that run one of its operations.
     busy: usize,
+    /// There is a thread for it alone.
+    has_own: bool,
+    /// That one is at work.
+    own_busy: bool,
 }
 
 #[derive(Debug)]
@@ -70,6 +78,8 @@ struct Job {
     index: u32,
     io: BlockIo,
     loan: Option<Loan>,
+    /// Runs in its medium's own thread.
+    own: bool,
 }
 
 /// An operation that came back.
@@ -105,7 +115,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl OffloadPool {
-    /// Starts `threads` threads (at least one) on `cores` (empty: wherever the caller may run).
+    /// Starts `threads` threads (at least one) to be shared, on `cores` (empty: wherever the caller may run).
     ///
     /// # Errors
     /// When no thread can be started.
@@ -115,26 +125,37 @@ impl OffloadPool {
                 lanes: Vec::new(),
                 waiting: VecDeque::new(),
                 idle: threads.max(1),
+                threads: 0,
                 closed: false,
             }),
             wanted: Condvar::new(),
+            ended: Condvar::new(),
         });
-        let threads = (0..threads.max(1))
-            .map(|n| {
-                let shared = Arc::clone(&shared);
-                let cores = cores.to_vec();
-                std::thread::Builder::new()
-                    .name(format!("offload-{n}"))
-                    .spawn(move || {
-                        if !cores.is_empty() {
-                            // Only a matter of speed: they work anywhere.
-                            let _ = crate::sys::cpu::run_current_thread_on(&cores);
-                        }
-                        shared.work();
-                    })
-            })
-            .collect::<io::Result<Vec<_>>>()?;
-        Ok(Arc::new(Self { shared, threads }))
+        let pool = Self {
+            shared,
+            cores: cores.to_vec(),
+        };
+        for _ in 0..threads.max(1) {
+            pool.start_thread()?;
+        }
+        Ok(Arc::new(pool))
+    }
+
+    fn start_thread(&self) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let cores = self.cores.clone();
+        let mut queue = locked(&self.shared.queue);
+        std::thread::Builder::new()
+            .name(format!("offload-{}", queue.threads))
+            .spawn(move || {
+                if !cores.is_empty() {
+                    // Only a matter of speed: they work anywhere.
+                    let _ = crate::sys::cpu::run_current_thread_on(&cores);
+                }
+                shared.work();
+            })?;
+        queue.threads += 1;
+        Ok(())
     }
 
     /// A client whose operations run on `medium`, `depth` at a time.
@@ -142,6 +163,10 @@ impl OffloadPool {
     pub fn client(&self, medium: Arc<dyn Offloaded>, depth: u32, waker: Waker) -> OffloadClient {
         let address = Arc::as_ptr(&medium).cast::<()>().addr();
         let lane = locked(&self.shared.queue).enter(address, depth as usize);
+        if !locked(&self.shared.queue).lanes[lane].has_own && self.start_thread().is_ok() {
+            // Without one (no more threads to be had) it shares.
+            locked(&self.shared.queue).lanes[lane].has_own = true;
+        }
         OffloadClient {
             pool: Arc::clone(&self.shared),
             shared: Arc::new(ClientShared {
@@ -155,14 +180,17 @@ impl OffloadPool {
     }
 }
 
+/// How long the end of a pool waits for what its threads are doing. Who hangs longer is left behind: its device
+/// does not answer, and nobody waits for it any more.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 impl Drop for OffloadPool {
     fn drop(&mut self) {
-        locked(&self.shared.queue).closed = true;
+        let mut queue = locked(&self.shared.queue);
+        queue.closed = true;
         self.shared.wanted.notify_all();
-        for thread in self.threads.drain(..) {
-            // A thread that panicked has said so itself.
-            let _ = thread.join();
-        }
+        let living = |queue: &mut Queue| queue.threads > 0;
+        drop((self.shared.ended).wait_timeout_while(queue, FAREWELL, living));
     }
 }
 
@@ -170,7 +198,7 @@ impl Queue {
     /// Makes room for `depth` more operations in the medium's lane; gives its number.
     fn enter(&mut self, medium: usize, depth: usize) -> usize {
         let own = |lane: &Lane| lane.clients > 0 && lane.medium == medium;
-        let left = |lane: &Lane| lane.clients == 0 && lane.busy == 0 && lane.jobs.is_empty();
+        let left = |lane: &Lane| lane.clients == 0 && lane.is_quiet();
         let place = (self.lanes.iter().position(own)).or_else(|| self.lanes.iter().position(left));
         let place = place.unwrap_or_else(|| {
             self.lanes.push(Lane {
@@ -179,6 +207,8 @@ impl Queue {
                 depth: 0,
                 jobs: VecDeque::new(),
                 busy: 0,
+                has_own: false,
+                own_busy: false,
             });
             self.lanes.len() - 1
         });
@@ -204,7 +234,8 @@ impl Queue {
 
     /// Whether the lane may have another thread.
     fn may_run(&self, place: usize) -> bool {
-        self.lanes[place].busy < self.idle
+        let lane = &self.lanes[place];
+        (lane.has_own && !lane.own_busy) || lane.busy < self.idle
     }
 
     /// The next operation for a thread that is idle.
@@ -212,18 +243,27 @@ impl Queue {
         let turn = (self.waiting.iter()).position(|&place| self.may_run(place))?;
         let place = self.waiting.remove(turn)?;
         let lane = &mut self.lanes[place];
-        let job = lane.jobs.pop_front()?;
+        let mut job = lane.jobs.pop_front()?;
         if !lane.jobs.is_empty() {
             self.waiting.push_back(place);
         }
-        lane.busy += 1;
-        self.idle -= 1;
+        job.own = lane.has_own && !lane.own_busy;
+        if job.own {
+            lane.own_busy = true;
+        } else {
+            lane.busy += 1;
+            self.idle -= 1;
+        }
         Some(job)
     }
 
-    fn finished(&mut self, place: usize) {
-        self.lanes[place].busy -= 1;
-        self.idle += 1;
+    fn finished(&mut self, place: usize, own: bool) {
+        if own {
+            self.lanes[place].own_busy = false;
+        } else {
+            self.lanes[place].busy -= 1;
+            self.idle += 1;
+        }
     }
 
     fn withdraw(&mut self, client: &Arc<ClientShared>, index: u32) -> Option<Job> {
@@ -238,6 +278,12 @@ impl Queue {
     }
 }
 
+impl Lane {
+    fn is_quiet(&self) -> bool {
+        self.busy == 0 && !self.own_busy && self.jobs.is_empty()
+    }
+}
+
 impl Shared {
     fn work(&self) {
         let mut queue = locked(&self.queue);
@@ -245,6 +291,8 @@ impl Shared {
             let Some(job) = queue.take() else {
                 if queue.closed {
                     // What still waits is for the threads that its medium has.
+                    queue.threads -= 1;
+                    self.ended.notify_all();
                     return;
                 }
                 queue = (self.wanted.wait(queue)).unwrap_or_else(PoisonError::into_inner);
@@ -256,10 +304,10 @@ impl Shared {
             if more {
                 self.wanted.notify_one();
             }
-            let lane = job.client.lane;
+            let (lane, own) = (job.client.lane, job.own);
             job.run();
             queue = locked(&self.queue);
-            queue.finished(lane);
+            queue.finished(lane, own);
         }
     }
 }
@@ -295,6 +343,7 @@ impl OffloadClient {
             index,
             io,
             loan,
+            own: false,
         };
         queue.put(self.shared.lane, job);
         let wanted = queue.may_run(self.shared.lane);
@@ -334,10 +383,8 @@ impl Drop for OffloadClient {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, channel};
-    use std::time::Duration;
-
     use super::*;
+    use std::sync::mpsc::{Receiver, channel};
 
     /// A device that hangs until it is let go.
     #[derive(Debug, Default)]
@@ -377,11 +424,12 @@ mod tests {
     }
 
     #[test]
-    fn devices_that_hang_do_not_stop_another_one() {
-        let pool = OffloadPool::new(8, &[]).expect("threads");
-        let hung: [Arc<Device>; 2] = Default::default();
+    fn however_many_devices_hang_they_do_not_stop_another_one() {
+        let pool = OffloadPool::new(4, &[]).expect("threads");
+        let hung: [Arc<Device>; 9] = Default::default();
         // Two cores' backends of the same medium count as one.
-        let stuck = [&hung[0], &hung[0], &hung[1]].map(|device| client(&pool, device));
+        let devices = std::iter::once(&hung[0]).chain(&hung);
+        let stuck: Vec<_> = devices.map(|device| client(&pool, device)).collect();
         stuck.iter().for_each(|(client, _)| hang(client));
         let good = Arc::new(Device::default());
         good.set_free();
@@ -400,16 +448,16 @@ mod tests {
         let back: usize = (stuck.iter())
             .map(|(client, _)| std::iter::from_fn(|| client.poll()).count())
             .sum();
-        assert_eq!(back, 3 * 32 - 1, "what is queued is finished");
+        assert_eq!(back, 10 * 32 - 1, "what is queued is finished");
     }
 
     #[test]
-    fn a_medium_alone_has_half_of_the_threads() {
+    fn a_medium_alone_has_its_own_thread_and_half_of_the_others() {
         let pool = OffloadPool::new(8, &[]).expect("threads");
         let device = Arc::new(Device::default());
         let (client, _) = client(&pool, &device);
         hang(&client);
-        while locked(&pool.shared.queue).idle > 4 {
+        while locked(&pool.shared.queue).idle > 4 || !locked(&pool.shared.queue).lanes[0].own_busy {
             std::thread::yield_now();
         }
         assert_eq!(locked(&pool.shared.queue).lanes[0].busy, 4);
@@ -426,11 +474,26 @@ mod tests {
             let (client, is_done) = client(&pool, device);
             client.submit(0, BlockIo::Flush, None).expect("open");
             is_done.recv().expect("done");
-            while locked(&pool.shared.queue).idle == 0 {
+            while !locked(&pool.shared.queue).lanes[0].is_quiet() {
                 std::thread::yield_now();
             }
         }
-        assert_eq!(locked(&pool.shared.queue).lanes.len(), 1);
+        let queue = locked(&pool.shared.queue);
+        assert_eq!((queue.lanes.len(), queue.threads), (1, 2));
+    }
+
+    #[test]
+    fn the_end_of_a_pool_waits_for_no_device_that_hangs() {
+        let pool = OffloadPool::new(2, &[]).expect("threads");
+        let device = Arc::new(Device::default());
+        let (client, is_done) = client(&pool, &device);
+        hang(&client);
+        drop(pool);
+        assert!(client.poll().is_none(), "nothing of it has ended");
+        device.set_free();
+        is_done
+            .recv_timeout(Duration::from_secs(20))
+            .expect("who was left behind goes on when the device does");
     }
 
     #[test]

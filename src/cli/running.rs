@@ -72,6 +72,9 @@ pub(super) fn run(config: &Config, announce: impl FnOnce(&Facts)) -> Result<(), 
         .stop()
         .err()
         .map_or_else(Vec::new, |failure| failure.0);
+    for line in crate::control::lines_of(&counters) {
+        tracing::info!("{line}");
+    }
     tracing::info!("counters:\n{}", crate::control::summary_of(&counters));
     problems.extend(failure.try_recv());
     if problems.is_empty() {

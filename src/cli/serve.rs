@@ -121,7 +121,7 @@ impl ServeArguments {
             reactors: Reactors {
                 cores: self.cores.clone().map(|list| list.0),
                 poll: self.poll,
-                spin: None,
+                ..Reactors::default()
             },
             ..Config::default()
         }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::reactor::Place;
+use crate::reactor::{Place, Unmoved, Whereabouts};
 use crate::session::ReactorId;
 use crate::session::login::{LoginStatus, PlaceRequest};
 
@@ -19,6 +19,19 @@ struct Nexus {
     isid: [u8; 6],
     target_name: String,
     portal_group_tag: u16,
+}
+
+impl Nexus {
+    /// None: a discovery session.
+    fn of(request: &PlaceRequest) -> Option<Self> {
+        let target = request.target.as_ref().filter(|_| !request.discovery)?;
+        Some(Self {
+            initiator_name: request.initiator_name.clone(),
+            isid: request.isid,
+            target_name: target.name.clone(),
+            portal_group_tag: request.portal_group_tag,
+        })
+    }
 }
 
 /// Where a nexus lives, and how many sessions and logins it has there.
@@ -43,6 +56,8 @@ pub struct Directory {
     homes: HashMap<Arc<Nexus>, Home>,
     /// Sessions and placed logins per reactor.
     load: Vec<u32>,
+    /// Sessions that are asked to move, and where from. A TSIH in here is not given out.
+    moving: HashMap<u16, (Arc<Nexus>, ReactorId)>,
     /// Whether a reactor is gone for good.
     is_gone: Vec<bool>,
     /// The TSIH to try first: handles are given out in turn, so that a stale one is not soon somebody else's.
@@ -56,6 +71,7 @@ impl Directory {
         Self {
             entries: HashMap::new(),
             homes: HashMap::new(),
+            moving: HashMap::new(),
             load: vec![0; usize::from(reactors.max(1))],
             is_gone: vec![false; usize::from(reactors.max(1))],
             next: 1,
@@ -75,18 +91,7 @@ impl Directory {
     /// # Errors
     /// The status to answer the login with.
     pub fn place(&mut self, request: &PlaceRequest) -> Result<Place, LoginStatus> {
-        let nexus = request
-            .target
-            .as_ref()
-            .filter(|_| !request.discovery)
-            .map(|target| {
-                Arc::new(Nexus {
-                    initiator_name: request.initiator_name.clone(),
-                    isid: request.isid,
-                    target_name: target.name.clone(),
-                    portal_group_tag: request.portal_group_tag,
-                })
-            });
+        let nexus = Nexus::of(request).map(Arc::new);
         if request.tsih != 0 {
             return Err(self.refuse_addition(request, nexus.as_deref()));
         }
@@ -136,6 +141,80 @@ impl Directory {
         }
     }
 
+    /// A session is to move to reactor `to`; gives the reactor that it is on. Until [`Self::settled`] no login of its
+    /// nexus may be placed ([`Self::must_wait`]): it would look for the session in the wrong place.
+    ///
+    /// # Errors
+    /// Why it is not to move.
+    pub fn begin_move(&mut self, tsih: u16, to: ReactorId) -> Result<ReactorId, Unmoved> {
+        let there = self.is_gone.get(usize::from(to.0));
+        if there.is_none_or(|is_gone| *is_gone) {
+            return Err(Unmoved::NoReactor);
+        }
+        let entry = self.entries.get(&tsih).ok_or(Unmoved::NoSession)?;
+        let nexus = entry.nexus.clone().ok_or(Unmoved::NoSession)?;
+        // A login that was placed beside it goes on there, and expects it there.
+        let alone = self.homes.get(&nexus).is_some_and(|home| home.members == 1);
+        if !alone || self.moving.contains_key(&tsih) {
+            return Err(Unmoved::Busy);
+        }
+        let from = entry.reactor;
+        if from != to {
+            self.moving.insert(tsih, (nexus, from));
+        }
+        Ok(from)
+    }
+
+    /// Whether a login has to wait because the session it may reinstate is being moved.
+    #[must_use]
+    pub fn must_wait(&self, request: &PlaceRequest) -> bool {
+        let moving = || Nexus::of(request).is_some_and(|n| self.is_moving(&n));
+        !self.moving.is_empty() && moving()
+    }
+
+    fn is_moving(&self, nexus: &Nexus) -> bool {
+        self.moving.values().any(|(moving, _)| **moving == *nexus)
+    }
+
+    /// Whether this session is being moved.
+    #[must_use]
+    pub fn is_under_way(&self, tsih: u16) -> bool {
+        self.moving.contains_key(&tsih)
+    }
+
+    /// A move has come to its end: the session, if it is still there, is on `reactor`.
+    pub fn settled(&mut self, tsih: u16, reactor: ReactorId) {
+        let Some((nexus, _)) = self.moving.remove(&tsih) else {
+            return;
+        };
+        let Some(entry) = self.entries.get_mut(&tsih) else {
+            return;
+        };
+        self.load[usize::from(entry.reactor.0)] -= 1;
+        self.load[usize::from(reactor.0)] += 1;
+        entry.reactor = reactor;
+        if let Some(home) = self.homes.get_mut(&nexus) {
+            home.reactor = reactor;
+        }
+    }
+
+    /// Every session of a target, and every login to one, by handle.
+    #[must_use]
+    pub fn list(&self) -> Vec<Whereabouts> {
+        let whereabouts = |(&tsih, entry): (&u16, &Entry)| {
+            let nexus = entry.nexus.as_ref()?;
+            Some(Whereabouts {
+                tsih,
+                initiator_name: nexus.initiator_name.clone(),
+                target_name: nexus.target_name.clone(),
+                reactor: entry.reactor,
+            })
+        };
+        let mut list: Vec<_> = self.entries.iter().filter_map(whereabouts).collect();
+        list.sort_by_key(|one| one.tsih);
+        list
+    }
+
     /// The reactor's thread has ended: what was there is gone, and nobody is placed there any more.
     pub fn reactor_gone(&mut self, reactor: ReactorId) {
         let here = |entry: &Entry| entry.reactor == reactor;
@@ -146,9 +225,19 @@ impl Directory {
         for tsih in lost {
             self.ended(tsih);
         }
+        // Nobody will say any more what became of these.
+        self.moving.retain(|_, (_, from)| *from != reactor);
         if let Some(is_gone) = self.is_gone.get_mut(usize::from(reactor.0)) {
             *is_gone = true;
         }
+    }
+
+    /// Whether a reactor has ended.
+    #[must_use]
+    pub fn is_gone(&self, reactor: ReactorId) -> bool {
+        self.is_gone
+            .get(usize::from(reactor.0))
+            .is_none_or(|is_gone| *is_gone)
     }
 
     /// Sessions and placed logins there are.
@@ -190,7 +279,7 @@ impl Directory {
         for _ in 0..=u16::MAX {
             let tsih = self.next;
             self.next = self.next.checked_add(1).unwrap_or(1);
-            if !self.entries.contains_key(&tsih) {
+            if !self.entries.contains_key(&tsih) && !self.moving.contains_key(&tsih) {
                 return Some(tsih);
             }
         }
@@ -271,6 +360,57 @@ mod tests {
         assert_eq!(
             directory.place(&request(1, 7, "t")),
             Err(LoginStatus::OUT_OF_RESOURCES)
+        );
+    }
+
+    #[test]
+    fn a_session_that_moved_is_found_where_it_is() {
+        let mut directory = Directory::new(2);
+        let first = directory.place(&request(1, 7, "t")).expect("a new session");
+        let to = ReactorId(1 - first.reactor.0);
+        assert_eq!(directory.begin_move(first.tsih, to), Ok(first.reactor));
+        assert_eq!(directory.begin_move(first.tsih, to), Err(Unmoved::Busy));
+        assert!(directory.must_wait(&request(1, 7, "t")));
+        assert!(!directory.must_wait(&request(1, 8, "t")));
+        directory.settled(first.tsih, to);
+        assert!(!directory.must_wait(&request(1, 7, "t")));
+        assert_eq!(directory.list()[0].reactor, to);
+        let again = directory.place(&request(1, 7, "t")).expect("reinstatement");
+        assert_eq!(again.reactor, to);
+        // Both are one nexus now: they stay together.
+        assert_eq!(
+            directory.begin_move(first.tsih, first.reactor),
+            Err(Unmoved::Busy)
+        );
+        directory.ended(first.tsih);
+        directory.ended(again.tsih);
+        assert_eq!(directory.load, [0, 0]);
+    }
+
+    #[test]
+    fn a_session_that_ends_while_it_moves_leaves_nothing() {
+        let mut directory = Directory::new(2);
+        let first = directory.place(&request(1, 7, "t")).expect("a new session");
+        let to = ReactorId(1 - first.reactor.0);
+        assert!(directory.begin_move(first.tsih, to).is_ok());
+        directory.ended(first.tsih);
+        directory.next = first.tsih;
+        let other = directory.place(&request(2, 7, "t")).expect("a new session");
+        assert_ne!(
+            other.tsih, first.tsih,
+            "the handle is still spoken of elsewhere"
+        );
+        directory.settled(first.tsih, to);
+        directory.ended(other.tsih);
+        assert!(directory.is_empty() && directory.homes.is_empty() && directory.moving.is_empty());
+        assert_eq!(directory.load, [0, 0]);
+        assert_eq!(
+            directory.begin_move(first.tsih, to),
+            Err(Unmoved::NoSession)
+        );
+        assert_eq!(
+            directory.begin_move(first.tsih, ReactorId(2)),
+            Err(Unmoved::NoReactor)
         );
     }
 

@@ -3,12 +3,15 @@
 //! A program that embeds the target makes a [`Config`], starts a [`Controller`] with it and stops that in the end. It may
 //! do so several times in one process; nothing here is global.
 
+mod balance;
 mod build;
 pub mod config;
 pub mod cores;
 pub mod directory;
+mod farewell;
 mod json;
 pub mod listener;
+mod live;
 mod memory;
 pub mod names;
 mod plan;
@@ -18,14 +21,15 @@ pub mod size;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use self::config::Config;
 pub use crate::backend::spec::BackendKind;
-pub use crate::reactor::PollPolicy;
+pub use crate::reactor::{PollPolicy, Unmoved, Whereabouts};
+pub use live::{ReactorFacts, lines_of};
 
 use self::directory::Directory;
 use self::listener::{Acceptor, ConnectionLimits, Listeners, Newcomers};
@@ -33,7 +37,7 @@ use self::plan::Plan;
 use self::service::{Duty, Running, Service};
 use crate::backend::Medium;
 use crate::backend::offload::OffloadPool;
-use crate::reactor::{Berth, Census, Surroundings};
+use crate::reactor::{Berth, Census, Mailbox, Message, Surroundings};
 use crate::session::SessionLimits;
 use crate::session::login::LoginLimits;
 use crate::stats::{self, Cell};
@@ -44,6 +48,8 @@ use crate::sys::{cpu, numa, socket};
 const EVENTS: usize = 1024;
 /// How long commands may take to finish at a stop.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the media may take at a stop to make stable what was written to them.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
 /// What is not in the configuration file.
 pub struct Settings {
     /// Operations in flight per reactor, of all its storages.
@@ -56,6 +62,8 @@ pub struct Settings {
     pub sessions: SessionLimits,
     /// How long commands may take to finish at a stop.
     pub patience: Duration,
+    /// How long the media may take after that to make stable what was written.
+    pub flush_patience: Duration,
     /// Called once, with a sentence, when the data plane fails while nobody stopped it.
     pub on_failure: Option<Box<dyn FnOnce(String) + Send>>,
 }
@@ -68,6 +76,7 @@ impl Default for Settings {
             login: LoginLimits::default(),
             sessions: SessionLimits::default(),
             patience: PATIENCE,
+            flush_patience: FLUSH_PATIENCE,
             on_failure: None,
         }
     }
@@ -145,12 +154,16 @@ pub struct LunFacts {
 pub struct Controller {
     control: Running,
     reactors: Vec<JoinHandle<()>>,
+    mailboxes: Vec<Mailbox<Message>>,
+    /// How each reactor waits.
+    policies: Mutex<Vec<PollPolicy>>,
     counters: Vec<Arc<Cell>>,
     media: Vec<Arc<dyn Medium>>,
     /// Its threads end with it, so it must outlive the reactors.
     offload: Arc<OffloadPool>,
     census: Arc<Census>,
     facts: Facts,
+    flush_patience: Duration,
 }
 
 impl Controller {
@@ -207,6 +220,8 @@ impl Controller {
             acceptor,
             directory,
             events,
+            counters: counters.clone(),
+            balance: config.reactors.balance,
             patience: settings.patience,
             on_failure: settings.on_failure,
         };
@@ -222,11 +237,14 @@ impl Controller {
         Ok(Self {
             control,
             reactors,
+            policies: Mutex::new(vec![config.reactors.poll; mailboxes.len()]),
+            mailboxes,
             counters,
             media,
             offload,
             census,
             facts,
+            flush_patience: settings.flush_patience,
         })
     }
 
@@ -255,33 +273,19 @@ impl Controller {
     }
 
     /// Stops accepting, lets begun commands finish (within [`Settings::patience`]), closes every session, and makes
-    /// every medium's content stable.
+    /// every medium's content stable (within [`Settings::flush_patience`]). What a storage that hangs holds is left
+    /// behind.
     ///
     /// # Errors
-    /// When a medium could not be flushed, or a reactor had failed.
+    /// When a medium could not be flushed, or a reactor had failed or was left behind.
     pub fn stop(self) -> Result<(), Failure> {
         let mut problems = Vec::new();
         if !self.control.stop() {
             problems.push("the control thread had failed".to_owned());
         }
-        for (index, thread) in self.reactors.into_iter().enumerate() {
-            if thread.join().is_err() {
-                problems.push(format!("reactor {index} had failed"));
-            }
-        }
+        problems.extend(farewell::join(self.reactors));
         drop(self.offload);
-        for medium in &self.media {
-            let geometry = medium.geometry();
-            if geometry.read_only {
-                continue;
-            }
-            if let Err(error) = medium.flush() {
-                let what = medium.describe();
-                problems.push(format!(
-                    "{what}: what was written last may be lost: {error}"
-                ));
-            }
-        }
+        problems.extend(farewell::flush(&self.media, self.flush_patience));
         if problems.is_empty() {
             Ok(())
         } else {

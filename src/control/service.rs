@@ -1,18 +1,25 @@
 //! The control thread: accepts, places sessions, and writes the log.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token, Waker};
 use tracing::{debug, error, info, warn};
 
+use super::balance::{Balancer, PERIOD};
 use super::directory::Directory;
 use super::listener::Acceptor;
-use crate::reactor::{Event, Inbox, Mailbox, Message, Reason, Request, What, inbox};
+use crate::reactor::{
+    Event, Inbox, Load, Mailbox, Message, Reason, Request, Ticket, Unmoved, What, inbox,
+};
+use crate::session::ReactorId;
+use crate::session::login::PlaceRequest;
+use crate::stats::Cell;
 
 /// The waker's place in the registry; portals count up from 0.
 const WAKER: Token = Token(usize::MAX);
@@ -46,6 +53,11 @@ impl Running {
         self.mailbox.wake();
         self.thread.join().is_ok()
     }
+
+    /// Asks something of the control thread. False: it is not there any more.
+    pub(super) fn ask(&self, request: Request) -> bool {
+        self.mailbox.send(request).is_ok()
+    }
 }
 
 /// What the thread needs besides its inbox.
@@ -53,6 +65,10 @@ pub(super) struct Duty {
     pub(super) acceptor: Acceptor,
     pub(super) directory: Directory,
     pub(super) events: Receiver<Event>,
+    /// What the reactors count, in their order.
+    pub(super) counters: Vec<Arc<Cell>>,
+    /// Whether sessions move when the load is lopsided.
+    pub(super) balance: bool,
     /// How long commands may take to finish at a stop.
     pub(super) patience: Duration,
     /// Called once, with a sentence, when the data plane fails.
@@ -91,6 +107,7 @@ impl Service {
                 Control {
                     service: self,
                     duty,
+                    moves: Moves::default(),
                     living,
                     is_stopping: false,
                     lines,
@@ -108,10 +125,23 @@ impl Service {
 struct Control {
     service: Service,
     duty: Duty,
+    moves: Moves,
     /// Reactors that run.
     living: usize,
     is_stopping: bool,
     lines: Lines,
+}
+
+/// Sessions on their way, and what waits for them.
+#[derive(Debug, Default)]
+struct Moves {
+    /// Who ordered a move, by TSIH.
+    orders: HashMap<u16, (ReactorId, Option<Sender<Result<(), Unmoved>>>)>,
+    /// Logins that cannot be placed before it is known where a session is.
+    held: Vec<(ReactorId, Ticket, PlaceRequest)>,
+    balancer: Balancer,
+    /// When the balancer looked last, and how long each reactor had been busy then, in nanoseconds.
+    looked: Option<(Instant, Vec<u64>)>,
 }
 
 impl Control {
@@ -145,7 +175,8 @@ impl Control {
             soon = if self.is_stopping {
                 None
             } else {
-                self.accept()
+                let (again, look) = (self.accept(), self.balance());
+                [again, look].into_iter().flatten().min()
             };
             self.take_events();
         }
@@ -173,24 +204,22 @@ impl Control {
                     from,
                     ticket,
                     request,
-                } => {
-                    let answer = self.duty.directory.place(&request);
-                    if let Err(status) = answer {
-                        let who = request.initiator_name;
-                        self.lines
-                            .write(|| info!("login of {who} refused: {status}"));
-                    }
-                    let reactor = &self.duty.acceptor.reactors[usize::from(from.0)];
-                    if reactor.send(Message::Placed { ticket, answer }).is_err()
-                        && let Ok(place) = answer
-                    {
-                        self.duty.directory.ended(place.tsih);
-                    }
+                } => self.place(from, ticket, request),
+                Request::Move { tsih, to, answer } => self.order_move(tsih, to, Some(answer)),
+                Request::Settled { tsih, reactor } => self.settled(tsih, reactor),
+                Request::Loads { reactor, loads } => self.take_loads(reactor, &loads),
+                Request::List { answer } => {
+                    // Who asked may have gone.
+                    let _ = answer.send(self.duty.directory.list());
                 }
                 Request::Ended { tsih } => self.duty.directory.ended(tsih),
                 Request::Stopped { reactor, panicked } => {
                     self.living -= 1;
                     self.duty.directory.reactor_gone(reactor);
+                    let directory = &self.duty.directory;
+                    // Nobody will say any more what became of the moves from there: who waits is told so.
+                    (self.moves.orders).retain(|tsih, _| directory.is_under_way(*tsih));
+                    self.place_held();
                     if panicked || !self.is_stopping {
                         let sentence =
                             format!("reactor {} failed; its sessions are lost", reactor.0);
@@ -201,6 +230,123 @@ impl Control {
                     }
                 }
             }
+        }
+    }
+
+    /// Says where a login goes on; later, when that is not certain now.
+    fn place(&mut self, from: ReactorId, ticket: Ticket, request: PlaceRequest) {
+        if self.duty.directory.must_wait(&request) {
+            self.moves.held.push((from, ticket, request));
+            return;
+        }
+        let answer = self.duty.directory.place(&request);
+        if let Err(status) = answer {
+            let who = request.initiator_name;
+            self.lines
+                .write(|| info!("login of {who} refused: {status}"));
+        }
+        let reactor = &self.duty.acceptor.reactors[usize::from(from.0)];
+        if reactor.send(Message::Placed { ticket, answer }).is_err()
+            && let Ok(place) = answer
+        {
+            self.duty.directory.ended(place.tsih);
+        }
+    }
+
+    fn place_held(&mut self) {
+        for (from, ticket, request) in std::mem::take(&mut self.moves.held) {
+            self.place(from, ticket, request);
+        }
+    }
+
+    fn order_move(
+        &mut self,
+        tsih: u16,
+        to: ReactorId,
+        answer: Option<Sender<Result<(), Unmoved>>>,
+    ) {
+        let say = |answer: Option<Sender<_>>, what| {
+            // Who asked may have gone.
+            answer.map(|answer| answer.send(what))
+        };
+        if self.is_stopping {
+            say(answer, Err(Unmoved::Stopping));
+            return;
+        }
+        match self.duty.directory.begin_move(tsih, to) {
+            Ok(from) if from == to => {
+                say(answer, Ok(()));
+            }
+            Err(why) => {
+                say(answer, Err(why));
+            }
+            Ok(from) => {
+                self.moves.orders.insert(tsih, (to, answer));
+                let reactor = &self.duty.acceptor.reactors[usize::from(from.0)];
+                if reactor.send(Message::Move { tsih, to }).is_err() {
+                    self.settled(tsih, from);
+                }
+            }
+        }
+    }
+
+    /// A move is over, one way or the other.
+    fn settled(&mut self, tsih: u16, reactor: ReactorId) {
+        self.duty.directory.settled(tsih, reactor);
+        if let Some((to, answer)) = self.moves.orders.remove(&tsih) {
+            let result = if to == reactor {
+                Ok(())
+            } else {
+                debug!("session {tsih} stays on reactor {}", reactor.0);
+                Err(Unmoved::Refused)
+            };
+            // Who asked may have gone.
+            let _ = answer.map(|answer| answer.send(result));
+        }
+        self.place_held();
+    }
+
+    /// Looks at how busy the reactors are, when it is time; returns how soon it is again. With nobody to move there
+    /// is nothing to look at, and nobody is woken.
+    fn balance(&mut self) -> Option<Duration> {
+        if !self.duty.balance || self.living < 2 || self.duty.directory.len() < 2 {
+            self.moves.looked = None;
+            return None;
+        }
+        let now = Instant::now();
+        let since = match &self.moves.looked {
+            Some((at, _)) => now.saturating_duration_since(*at),
+            None => Duration::ZERO,
+        };
+        if self.moves.looked.is_some() && since < PERIOD {
+            return Some(PERIOD - since);
+        }
+        let counters = &self.duty.counters;
+        let nanos: Vec<u64> = counters.iter().map(|c| c.busy_nanos.value()).collect();
+        if let Some((_, before)) = self.moves.looked.replace((now, nanos.clone())) {
+            let part = |(index, (now, before)): (usize, (&u64, &u64))| {
+                let busy = Duration::from_nanos(now.saturating_sub(*before));
+                let index = ReactorId(u16::try_from(index).ok()?);
+                let part = busy.as_secs_f64() / since.as_secs_f64();
+                (!self.duty.directory.is_gone(index)).then_some(part.min(1.0))
+            };
+            let busy = nanos.iter().zip(&before).enumerate().map(part).collect();
+            if let Some(hot) = self.moves.balancer.look(busy) {
+                let reactor = &self.duty.acceptor.reactors[usize::from(hot.0)];
+                // One that is gone is not asked again.
+                let _ = reactor.send(Message::Weigh);
+            }
+        }
+        Some(PERIOD)
+    }
+
+    fn take_loads(&mut self, reactor: ReactorId, loads: &[Load]) {
+        if let Some((tsih, to)) = self.moves.balancer.advise(reactor, loads) {
+            debug!(
+                "reactor {} is too busy: session {tsih} is to move to {}",
+                reactor.0, to.0
+            );
+            self.order_move(tsih, to, None);
         }
     }
 
@@ -251,6 +397,7 @@ fn log(event: &Event) {
             }
             None => info!("session {tsih}: {initiator_name} at {peer} logged in for discovery"),
         },
+        What::SessionMoved { tsih } => info!("session {tsih} of {peer} moved to reactor {reactor}"),
         What::SessionClosed {
             tsih,
             reason: reason @ (Reason::Protocol(_) | Reason::Socket(_)),

@@ -1,5 +1,11 @@
 //! HeaderDigest and DataDigest: CRC32C (RFC 7143, section 13.1), sent with its least significant byte
 //! first as the examples of RFC 3720, appendix B.4 have it.
+//!
+//! `crc-fast` picks once, by what the CPU has, between VPCLMULQDQ, PCLMULQDQ with the CRC32 instruction and
+//! tables; short input (headers) goes through the CRC32 instruction in any case. `cargo bench --bench pdu` sets it
+//! beside the `crc32c` crate, which knows the CRC32 instruction only: half as quick at 4 KiB, and no better at 48 bytes.
+
+use crc_fast::{CrcAlgorithm, Digest, crc32_iscsi};
 
 use super::padding;
 
@@ -11,7 +17,7 @@ const ZEROS: [u8; 3] = [0; 3];
 /// Digest of a header: BHS and AHS together.
 #[must_use]
 pub fn header_digest(header: &[u8]) -> [u8; DIGEST_LEN] {
-    crc32c::crc32c(header).to_le_bytes()
+    crc32_iscsi(header).to_le_bytes()
 }
 
 /// Digest of a data segment and the zeros that pad it.
@@ -36,7 +42,21 @@ impl RunningDigest {
 
     /// Takes in the next piece, in order.
     pub fn update(&mut self, piece: &[u8]) {
-        self.0 = crc32c::crc32c_append(self.0, piece);
+        if self.0 == 0 {
+            // Nothing yet, or what cannot be told from it.
+            self.0 = crc32_iscsi(piece);
+        } else if !piece.is_empty() {
+            self.append(piece);
+        }
+    }
+
+    /// Apart, as most digests are of one piece.
+    #[inline(never)]
+    fn append(&mut self, piece: &[u8]) {
+        let state = u64::from(!self.0);
+        let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, state);
+        digest.update(piece);
+        self.0 = u32::try_from(digest.finalize()).expect("32 bits");
     }
 
     /// Takes in the zeros that pad a segment of `data_len` bytes. A receiver does not use this: it
@@ -91,6 +111,23 @@ mod tests {
     }
 
     proptest! {
+        /// All of `crc-fast`'s ways: by length, alignment and what came before.
+        #[test]
+        fn it_is_what_another_crc32c_says(
+            data in proptest::collection::vec(any::<u8>(), 0..9000),
+            start in 0_usize..64,
+            cut in any::<usize>(),
+        ) {
+            let data = data.get(start..).unwrap_or_default();
+            let other = crc32c::crc32c(data).to_le_bytes();
+            prop_assert_eq!(header_digest(data), other);
+            let (first, second) = data.split_at(cut % (data.len() + 1));
+            let mut digest = RunningDigest::new();
+            digest.update(first);
+            digest.update(second);
+            prop_assert!(digest.matches(other));
+        }
+
         #[test]
         fn pieces_make_the_same_digest_as_the_whole(data in any::<Vec<u8>>(), cut in any::<usize>()) {
             let cut = cut % (data.len() + 1);

@@ -94,6 +94,12 @@ impl Idle {
         }
     }
 
+    /// Waits like this from now on.
+    pub(super) fn set_policy(&mut self, policy: PollPolicy) {
+        self.policy = policy;
+        self.since = None;
+    }
+
     /// After a turn that did something. Cold sockets are looked at now and then, so that busy ones cannot
     /// starve them.
     pub(super) fn worked(&mut self) -> Next {

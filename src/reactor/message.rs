@@ -2,15 +2,18 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use mio::net::TcpStream;
 
+use super::idle::PollPolicy;
+use super::moving::Traveller;
 use crate::session::login::{Login, LoginError, LoginStatus, PlaceRequest};
 
 use crate::session::target::{Target, TargetSet};
-use crate::session::{ConnectionError, ReactorId, ShardMessage};
+use crate::session::{ConnectionError, ReactorId, SessionKey, ShardMessage, Weight};
 
 /// To a reactor.
 #[derive(Debug)]
@@ -26,6 +29,31 @@ pub enum Message {
     },
     /// A login from another reactor.
     Adopt(Box<Moving>),
+    /// Let this session go to another reactor.
+    Move {
+        /// Its handle.
+        tsih: u16,
+        /// Where to.
+        to: ReactorId,
+    },
+    /// A session from another reactor.
+    Arrive(Box<Traveller>),
+    /// The session was adopted.
+    Departed {
+        /// As it was called where it was.
+        session: SessionKey,
+    },
+    /// The session was refused, and comes back.
+    TurnedBack(Box<Traveller>),
+    /// The socket of a session on its way was lost.
+    Lost {
+        /// As it was called where it was.
+        session: SessionKey,
+    },
+    /// Wait like this from now on.
+    Poll(PollPolicy),
+    /// Say what each session has done.
+    Weigh,
     /// From one shard to another; passes through unread.
     Shard(ShardMessage),
     /// No more commands; finish what was begun, close everything, and end the thread.
@@ -52,6 +80,34 @@ pub enum Request {
         /// Its handle.
         tsih: u16,
     },
+    /// Move a session to this reactor.
+    Move {
+        /// Its handle.
+        tsih: u16,
+        /// Where to.
+        to: ReactorId,
+        /// Hears what came of it.
+        answer: Sender<Result<(), Unmoved>>,
+    },
+    /// What became of [`Message::Move`]: the session, if it is still there, is on this reactor.
+    Settled {
+        /// Its handle.
+        tsih: u16,
+        /// Where it is.
+        reactor: ReactorId,
+    },
+    /// What the sessions of a reactor have done.
+    Loads {
+        /// Of this reactor.
+        reactor: ReactorId,
+        /// One for each session that may move.
+        loads: Vec<Load>,
+    },
+    /// Who is where?
+    List {
+        /// Hears it.
+        answer: Sender<Vec<Whereabouts>>,
+    },
     /// The reactor's thread is at its end.
     Stopped {
         /// Which one.
@@ -59,6 +115,50 @@ pub enum Request {
         /// Nobody asked it to stop: it panicked.
         panicked: bool,
     },
+}
+
+/// What a session has done.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Its handle.
+    pub tsih: u16,
+    /// So much, since it was opened.
+    pub weight: Weight,
+}
+
+/// A session, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// Its handle.
+    pub tsih: u16,
+    /// Who.
+    pub initiator_name: String,
+    /// With what.
+    pub target_name: String,
+    /// Where.
+    pub reactor: ReactorId,
+}
+
+/// Why a session was not moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unmoved {
+    /// There is none with this handle, or only a discovery session.
+    #[error("there is no such session")]
+    NoSession,
+    /// There is no such reactor, or it is gone.
+    #[error("there is no such reactor")]
+    NoReactor,
+    /// It is being moved, or taken over by a new login.
+    #[error("the session is being moved or reinstated; try again later")]
+    Busy,
+    /// It could not finish what it had begun in time, or there was no room for it.
+    #[error(
+        "the session stays where it is: its peer does not read, or the other reactor has no room for it now"
+    )]
+    Refused,
+    /// The target stops.
+    #[error("the target stops")]
+    Stopping,
 }
 
 /// Where a login continues.
@@ -160,6 +260,11 @@ pub enum What {
         initiator_name: Arc<str>,
         /// `None`: a discovery session.
         target: Option<Arc<Target>>,
+    },
+    /// A session came from another reactor.
+    SessionMoved {
+        /// Its handle.
+        tsih: u16,
     },
     /// Nothing is left of a session.
     SessionClosed {

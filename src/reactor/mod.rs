@@ -11,10 +11,12 @@
 //! Sockets start in `arrival.rs`, where their login is; `seating.rs` makes it a session.
 
 mod arrival;
+mod busy;
 mod idle;
 mod inbox;
 mod lingering;
 mod message;
+mod moving;
 mod seating;
 mod slots;
 mod socket;
@@ -24,7 +26,11 @@ mod traffic;
 
 pub use idle::{PollPolicy, SPIN};
 pub use inbox::{Inbox, Mailbox, inbox};
-pub use message::{Arrival, Census, Event, Message, Permit, Place, Reason, Request, Ticket, What};
+pub use message::{
+    Arrival, Census, Event, Load, Message, Permit, Place, Reason, Request, Ticket, Unmoved, What,
+    Whereabouts,
+};
+pub use moving::Traveller;
 pub use start::{Berth, ReactorConfig, Report, Seat, Starting, Surroundings, start};
 
 use std::collections::HashMap;
@@ -34,9 +40,11 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 
 use self::arrival::Connection;
+use self::busy::Clock;
 use self::idle::{Idle, Next};
 use self::lingering::Lingering;
 use self::message::Nexus;
+use self::moving::Departure;
 use self::slots::Slots;
 use self::timer::Timer;
 use crate::session::login::LoginLimits;
@@ -93,6 +101,8 @@ struct Reactor {
     lingering: Lingering,
     sessions: HashMap<SessionKey, Seated>,
     nexuses: HashMap<Nexus, SessionKey>,
+    /// Sessions that are to move, or are on their way.
+    departures: Vec<Departure>,
     /// Connections that may have something to receive.
     active: Vec<usize>,
     /// Connections that have more to send than one send took, or can send again.
@@ -103,6 +113,7 @@ struct Reactor {
     is_blocked: bool,
     login: LoginLimits,
     idle: Idle,
+    clock: Clock,
     timer: Timer,
     /// A recent time: read after a look or a sleep, not every turn.
     now: Instant,
@@ -113,6 +124,7 @@ impl Reactor {
     fn run(&mut self) {
         while !self.is_finished() {
             let work = self.turn();
+            self.clock.turned(work > 0);
             let next = if work > 0 {
                 self.around.counters.turns.add(1);
                 self.idle.worked()
@@ -142,6 +154,9 @@ impl Reactor {
         work += self.receive();
         work += self.run_storage();
         work += self.send();
+        if !self.departures.is_empty() {
+            work += self.advance_departures();
+        }
         if self.timer.is_due(self.now) {
             work += self.expire();
         }
@@ -168,6 +183,13 @@ impl Reactor {
                 Message::Accepted(arrival) => self.accept(arrival),
                 Message::Placed { ticket, answer } => self.placed(ticket, answer),
                 Message::Adopt(moving) => self.adopt(*moving),
+                Message::Move { tsih, to } => self.begin_move(tsih, to),
+                Message::Arrive(traveller) => self.arrive(traveller),
+                Message::Departed { session } => self.departed(session),
+                Message::TurnedBack(traveller) => self.turned_back(*traveller),
+                Message::Lost { session } => self.lost(session),
+                Message::Poll(policy) => self.idle.set_policy(policy),
+                Message::Weigh => self.weigh(),
                 Message::Shard(message) => self.shard.handle_message(self.now, message),
                 Message::Stop { deadline } => self.begin_stop(deadline),
             }
@@ -201,6 +223,7 @@ impl Reactor {
     fn give_way(&mut self) {
         let before = Instant::now();
         std::thread::yield_now();
+        self.clock.turned(false);
         self.now = Instant::now();
         self.idle
             .gave_way(self.now.saturating_duration_since(before));
@@ -244,6 +267,7 @@ impl Reactor {
         if let Some(ring) = &self.ring {
             ring.set_wakeups(false);
         }
+        self.clock.slept();
         self.take_readiness(slept);
     }
 
@@ -282,7 +306,9 @@ impl Reactor {
         };
         let lingering = (!self.lingering.is_empty()).then_some(self.now);
         let logins = self.connections.values().filter_map(Connection::deadline);
+        let departures = self.departures.iter().filter_map(Departure::deadline);
         logins
+            .chain(departures)
             .chain(self.shard.poll_timeout())
             .chain(stop)
             .chain(lingering)
@@ -290,7 +316,8 @@ impl Reactor {
     }
 
     /// Copies what the shard counted to where others can read it.
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.clock.publish(&self.around.counters);
         let (from, to) = (self.shard.counters(), &self.around.counters);
         for (event, counter) in [
             (Counted::PduReceived, &to.pdus_received),

@@ -113,6 +113,7 @@ impl Reactor {
         let Some(seated) = self.sessions.remove(&key) else {
             return;
         };
+        self.advance_departures();
         if let Some(slot) = seated.slot {
             self.remove(slot);
         }

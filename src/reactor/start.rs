@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Waker};
 
+use super::busy::Clock;
 use super::idle::{Idle, PollPolicy};
 use super::inbox::{Inbox, Mailbox, inbox};
 use super::lingering::Lingering;
@@ -246,12 +247,14 @@ impl Reactor {
             lingering: Lingering::new(),
             sessions: HashMap::new(),
             nexuses: HashMap::new(),
+            departures: Vec::new(),
             active: Vec::with_capacity(EVENTS),
             unsent: Vec::with_capacity(EVENTS),
             sending: Vec::with_capacity(EVENTS),
             is_blocked: false,
             login: config.login,
             idle: Idle::new(config.poll, config.spin, config.shares_core),
+            clock: Clock::new(now),
             timer: Timer::new(now),
             now,
             stop: Stop::No,

@@ -170,14 +170,13 @@ impl Reactor {
             return 0;
         };
         self.around.counters.sends.add(1);
-        let gathered: usize = pieces.iter().map(Piece::len).sum();
         match connection.socket.send(pieces) {
             Sent::Bytes(bytes) => {
                 self.around.counters.sent_bytes.add(bytes as u64);
                 self.shard.transmitted(key, bytes);
-                if bytes < gathered || count == PIECES {
+                if self.shard.has_more(key) {
                     // What the kernel did not take is tried again, as only "would block" promises an edge; and there
-                    // may be more than was gathered. Of everything else the shard tells.
+                    // may be more than was gathered, or than one turn may send. Of all else the shard tells.
                     self.unsent.push(slot);
                 }
                 1

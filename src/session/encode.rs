@@ -225,6 +225,7 @@ impl Session {
 
     /// `len` bytes were handed to the socket.
     pub(super) fn note_transmitted(&mut self, home: &mut Home, len: usize) {
+        self.this_turn(home).sent += len;
         self.tx.note(len);
         while let Some(pdu) = self.tx.poll_left() {
             home.count(super::error::Event::PduSent);
@@ -239,10 +240,10 @@ impl Session {
             }
         }
         if self.lent > 0
-            && let Some(slot) = self.tx.cut_task()
+            && let Some((slot, left)) = self.tx.cut_task()
         {
-            // Who knows when the rest will leave; it belongs to what has.
-            self.keep_lent(home, slot);
+            // Who knows when the rest of the block will leave; it belongs to what has.
+            self.keep_lent(home, slot, left);
         }
         if !self.tx.queue.is_empty() {
             // More than the wire had room for.

@@ -12,6 +12,8 @@ use crate::scsi::LogicalUnit;
 
 /// This part of the pool (one in so many) is only for sessions that hold nothing.
 const KEPT_FOR_THE_POOR: usize = 8;
+/// One of several units may have this part of the pool (one in so many) with its medium, which may keep it.
+const SHARE_OF_A_UNIT: usize = 4;
 
 /// A task in a waiting line.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +53,10 @@ pub(super) struct Home {
     pub(super) close_requests: VecDeque<SessionKey>,
     /// Tasks waiting for memory, first come first served.
     pub(super) memory_line: VecDeque<Waiter>,
-    /// Tasks waiting for a backend's queue, or for another turn.
+    /// Tasks waiting for another turn.
     pub(super) turn_line: VecDeque<Waiter>,
+    /// Tasks waiting for a place in a unit's queue.
+    pub(super) queue_line: VecDeque<(UnitId, Waiter)>,
     /// Counts the turns of the shard: each lets every session do as much again.
     pub(super) turn: u64,
     /// Operations that ended where they were submitted.
@@ -64,6 +68,47 @@ pub(super) struct Home {
     pub(super) free_when_tried: usize,
     /// Tasks that there may be, in all sessions.
     tasks: usize,
+    /// The changes that this core has heard of: what two cores must agree on before a session moves.
+    pub(super) heard: Heard,
+}
+
+/// Which changes this core has heard of, as numbers that only grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// The last barrier of each logical unit, by its number; 0: none yet.
+    barriers: Vec<u64>,
+    /// Ends of targets, by the reactor that told of them.
+    ends: Vec<u64>,
+}
+
+impl Heard {
+    /// A barrier was taken up.
+    pub(super) fn note_barrier(&mut self, unit: UnitId, barrier: u64) {
+        *place(&mut self.barriers, unit.0 as usize) = barrier;
+    }
+
+    /// The last barrier of a unit.
+    pub(super) fn barrier(&self, unit: UnitId) -> u64 {
+        self.barriers.get(unit.0 as usize).copied().unwrap_or(0)
+    }
+
+    /// The end of a target was taken up.
+    pub(super) fn note_end(&mut self, from: ReactorId) {
+        *place(&mut self.ends, usize::from(from.0)) += 1;
+    }
+
+    /// Whether both have heard of the same ends of targets.
+    pub(super) fn has_same_ends(&self, other: &Self) -> bool {
+        let count = |heard: &Self, at| heard.ends.get(at).copied().unwrap_or(0);
+        (0..self.ends.len().max(other.ends.len())).all(|at| count(self, at) == count(other, at))
+    }
+}
+
+fn place(list: &mut Vec<u64>, at: usize) -> &mut u64 {
+    if list.len() <= at {
+        list.resize(at + 1, 0);
+    }
+    &mut list[at]
 }
 
 impl Home {
@@ -73,12 +118,13 @@ impl Home {
         pool: Pool,
         limits: SessionLimits,
     ) -> Self {
+        let units = Units::new(pool.total_bytes() / SHARE_OF_A_UNIT);
         Self {
             reactor,
             reactors,
             pool,
             limits,
-            units: Units::default(),
+            units,
             counters: Counters::default(),
             owner: Owner::new(reactor, reactors),
             passing: Vec::with_capacity(16),
@@ -93,11 +139,13 @@ impl Home {
             close_requests: VecDeque::with_capacity(64),
             memory_line: VecDeque::with_capacity(256),
             turn_line: VecDeque::with_capacity(256),
+            queue_line: VecDeque::with_capacity(256),
             turn: 0,
             done_at_once: 0,
             retrying: false,
             free_when_tried: 0,
             tasks: 0,
+            heard: Heard::default(),
         }
     }
 
@@ -108,6 +156,8 @@ impl Home {
         for line in [&mut self.memory_line, &mut self.turn_line] {
             line.reserve(tasks.saturating_sub(line.len()));
         }
+        let queued = self.queue_line.len();
+        self.queue_line.reserve(tasks.saturating_sub(queued));
         for keys in [&mut self.ready, &mut self.backlog, &mut self.starved] {
             keys.reserve(16);
         }

@@ -6,7 +6,8 @@
 //! - with DataDigest, because the digest is taken before (bytes that change in between are a digest error);
 //! - to or across ordered tasks, and across barriers: what was read before is kept (copied to the buffer that
 //!   the task has for this case, or was promised) before what comes after may write;
-//! - a PDU of which a part has left: the rest may leave much later, and blocks are read as a whole.
+//! - a block of which a part has left: the rest may leave much later, and blocks are read as a whole. (What we cut
+//!   ourselves, because a turn is over, is cut between blocks.)
 
 use super::Session;
 use super::command::INSUFFICIENT_RESOURCES;
@@ -47,12 +48,12 @@ impl Session {
             self.lent += 1;
         }
         home.done_at_once = home.done_at_once.wrapping_add(1);
-        self.moved += bytes;
+        self.this_turn(home).moved += bytes;
         Some(Outcome::Io(Ok(())))
     }
 
-    /// What the task was lent stays as it is now.
-    pub(super) fn keep_lent(&mut self, home: &mut Home, slot: u16) {
+    /// What the task was lent stays as it is now, but for the first `from` bytes, which have left.
+    pub(super) fn keep_lent(&mut self, home: &mut Home, slot: u16, from: usize) {
         let task = self.tasks.get_mut(slot);
         let Some(lent) = task.lent.take() else {
             return;
@@ -65,7 +66,8 @@ impl Session {
             task.data = Some(buffer);
         }
         if let Some(data) = task.data.as_mut() {
-            lent.piece(0, len).copy_to(data.as_mut_slice());
+            lent.piece(from, len - from)
+                .copy_to(&mut data.as_mut_slice()[from..]);
         }
     }
 
@@ -73,7 +75,7 @@ impl Session {
     pub(super) fn keep_all_lent(&mut self, home: &mut Home) {
         if self.lent > 0 {
             for slot in self.tasks.slots() {
-                self.keep_lent(home, slot);
+                self.keep_lent(home, slot, 0);
             }
         }
     }
@@ -217,7 +219,7 @@ impl Session {
         task.command.as_mut()?.permit(&attached.unit, io).ok()?;
         let result = home.units.write_from(unit, extent, fua, data)?;
         home.done_at_once = home.done_at_once.wrapping_add(1);
-        self.moved += data.len();
+        self.this_turn(home).moved += data.len();
         Some(Outcome::Io(result))
     }
 }

@@ -6,7 +6,7 @@ use super::task::Attribute;
 use crate::scsi::{self, Luns, NexusUnit};
 
 /// One LUN of one session.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LunState {
     lun: u16,
     unit: UnitId,
@@ -42,7 +42,7 @@ impl LunState {
 }
 
 /// The LUNs of a session, in ascending order; and one entry for all the others.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LunTable {
     luns: Vec<LunState>,
     nobody: LunState,
@@ -94,7 +94,7 @@ impl LunTable {
 }
 
 /// The LUNs that REPORT LUNS lists.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct VisibleLuns(pub(super) Vec<u16>);
 
 impl Luns for VisibleLuns {

@@ -56,6 +56,8 @@ impl Shard {
 
     /// Closes every session of a target, but for one.
     fn end_target(&mut self, target: &Target, except: NexusId) {
+        self.home.heard.note_end(except.reactor);
+        self.end_away(target);
         for entry in &mut self.sessions {
             if let Some(session) = entry.session.as_deref_mut()
                 && session.nexus_id(&self.home) != except
@@ -74,7 +76,8 @@ impl Shard {
         change: Change,
         snapshot: Option<Arc<LogicalUnit>>,
     ) {
-        let mut remaining = 0;
+        self.home.heard.note_barrier(id, barrier);
+        let mut remaining = self.owe_barrier(id, change);
         for entry in &mut self.sessions {
             if let Some(session) = entry.session.as_deref_mut() {
                 remaining += session.pass_barrier(&mut self.home, id, change);

@@ -142,7 +142,7 @@ impl Session {
         home.turn_line.push_back(waiter);
     }
 
-    fn waiter(&mut self, slot: u16, need: Need) -> Waiter {
+    pub(super) fn waiter(&mut self, slot: u16, need: Need) -> Waiter {
         let task = self.tasks.get_mut(slot);
         task.state = State::Waiting(need);
         Waiter {

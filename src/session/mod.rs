@@ -9,6 +9,7 @@ mod command;
 mod command_window;
 mod data_in;
 mod data_out;
+mod departure;
 mod direct;
 pub mod discovery;
 mod encode;
@@ -23,7 +24,9 @@ mod memory;
 mod owner;
 pub mod params;
 mod parked;
+mod part;
 mod ping;
+mod queue_line;
 mod receive;
 pub mod shard;
 mod steps;
@@ -32,7 +35,8 @@ mod task;
 mod task_management;
 mod text;
 mod transmit;
-mod turn;
+mod travel;
+pub mod turn;
 mod unit;
 
 #[cfg(test)]
@@ -51,6 +55,7 @@ use crate::buffer::Buffer;
 use crate::pdu::frame::Framing;
 pub use crate::scsi::LogicalUnit;
 use command_window::CommandWindow;
+pub use departure::Weight;
 pub use error::{ConnectionError, Counters, Event};
 use home::Home;
 use login::Established;
@@ -65,6 +70,8 @@ use task::{State, TaskTable};
 use task_management::{FUNCTIONS, InProgress};
 use text::Exchange;
 use transmit::{Out, Transmitter, WIRE};
+pub use travel::Parcel;
+use turn::Turn;
 
 /// A logical unit of this process: an index that control gives out once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -110,7 +117,7 @@ impl Default for SessionLimits {
 }
 
 /// What does not change while the session lives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Facts {
     target: Option<Arc<Target>>,
     targets: Arc<TargetSet>,
@@ -158,9 +165,9 @@ struct Session {
     memory: usize,
     /// Tasks whose data-in is sent from the medium's own memory.
     lent: u32,
-    /// Bytes that media have moved on the spot, in this turn of the shard.
-    moved: usize,
-    turn: u64,
+    turn: Turn,
+    /// Bytes received and sent, so that what it costs can be told from others.
+    traffic: u64,
     /// Chunks promised to commands that may still come.
     promises: u32,
     /// A chunk is promised for one ping.
@@ -213,8 +220,8 @@ impl Session {
             next_text_tag: 0,
             memory: 0,
             lent: 0,
-            moved: 0,
-            turn: home.turn,
+            turn: Turn::default(),
+            traffic: 0,
             promises: 0,
             reserved: true,
             promise_each: params.immediate_data || !params.initial_r2t,
@@ -331,6 +338,7 @@ impl Session {
         self.tx.clear();
         self.rx.direct = None;
         self.rx.ring = None;
+        self.rx.aside = None;
         self.text = None;
         for slot in self.tasks.slots() {
             let task = self.tasks.get_mut(slot);

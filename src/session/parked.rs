@@ -15,15 +15,15 @@ use crate::units::SerialNumber;
 /// A command that came before its turn, or a number that is to be passed over.
 #[derive(Debug)]
 pub(super) struct Parked {
-    cmd_sn: SerialNumber,
+    pub(super) cmd_sn: SerialNumber,
     /// `None`: nothing is to be done when its turn comes.
-    command: Option<ParkedCommand>,
+    pub(super) command: Option<ParkedCommand>,
 }
 
 #[derive(Debug)]
-struct ParkedCommand {
-    header: Inline,
-    data: Received<'static>,
+pub(super) struct ParkedCommand {
+    pub(super) header: Inline,
+    pub(super) data: Received<'static>,
 }
 
 impl ParkedCommand {

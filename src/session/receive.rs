@@ -4,6 +4,7 @@ use std::io::IoSliceMut;
 
 use super::memory::Source;
 use super::task::TaskTable;
+use super::turn::RECEIVED_PER_TURN;
 use crate::buffer::Buffer;
 use crate::pdu::frame::{Framing, PduLayout};
 
@@ -44,6 +45,8 @@ pub(super) struct Receiver {
     pub(super) framing: Framing,
     /// Taken out while PDUs are run from it.
     pub(super) ring: Option<Buffer>,
+    /// The ring, while the session is to move: without it nothing is received and no PDU is run.
+    pub(super) aside: Option<Buffer>,
     pub(super) start: usize,
     pub(super) end: usize,
     pub(super) direct: Option<Direct>,
@@ -56,6 +59,7 @@ impl Receiver {
         Self {
             framing,
             ring: Some(ring),
+            aside: None,
             start: 0,
             end: 0,
             direct: None,
@@ -74,7 +78,8 @@ impl Receiver {
         };
         let free = &mut ring.as_mut_slice()[self.end..];
         let Some(direct) = self.direct.as_mut() else {
-            return [IoSliceMut::new(&mut []), IoSliceMut::new(free)];
+            let room = free.len().min(RECEIVED_PER_TURN);
+            return [IoSliceMut::new(&mut []), IoSliceMut::new(&mut free[..room])];
         };
         let (filled, len) = (direct.filled, direct.layout.data_len);
         let memory: &mut [u8] = match &mut direct.sink {
@@ -87,6 +92,13 @@ impl Receiver {
         };
         // A short look-ahead: the next header, and not much of a payload that could go direct as well.
         let ahead = free.len().min(DIRECT_FROM);
+        let most = memory.len().min(RECEIVED_PER_TURN - ahead);
+        if most < memory.len() {
+            return [
+                IoSliceMut::new(&mut memory[..most]),
+                IoSliceMut::new(&mut []),
+            ];
+        }
         [IoSliceMut::new(memory), IoSliceMut::new(&mut free[..ahead])]
     }
 

@@ -10,11 +10,13 @@ use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::departure::Away;
 use super::error::{ConnectionError, Counters, Event};
 use super::home::Home;
 use super::login::{Established, LoginStatus};
 pub use super::owner::ShardMessage;
 use super::steps::io_tag_parts;
+use super::turn::SENT_PER_TURN;
 use super::{ReactorId, Session, SessionKey, SessionLimits, UnitId};
 use crate::backend::{Backend, Completion};
 use crate::buffer::{CHUNK, Piece, Pool};
@@ -41,8 +43,10 @@ pub struct ShardConfig {
 pub struct Shard {
     pub(super) home: Home,
     pub(super) sessions: Vec<Entry>,
+    /// Sessions that another core is asked to take.
+    pub(super) away: Vec<Away>,
     /// Entries of `sessions` that are free.
-    vacant: Vec<u32>,
+    pub(super) vacant: Vec<u32>,
     closed: VecDeque<SessionKey>,
     finished: Vec<Completion>,
 }
@@ -71,6 +75,7 @@ impl Shard {
         Self {
             home: Home::new(config.reactor, config.reactors, config.pool, limits),
             sessions: Vec::new(),
+            away: Vec::new(),
             vacant: Vec::new(),
             closed: VecDeque::with_capacity(64),
             finished: Vec::with_capacity(1024),
@@ -118,7 +123,7 @@ impl Shard {
 
     /// Whether another session is within the bounds: receive rings, and what is kept for a ping of each
     /// session, leave half of the pool to data.
-    fn has_place(&self) -> bool {
+    pub(super) fn has_place(&self) -> bool {
         let (limits, count) = (&self.home.limits, self.session_count());
         let kept = (count + 1) * (limits.receive_ring + CHUNK);
         count < limits.sessions && (count == 0 || kept * 2 <= self.home.pool.total_bytes())
@@ -145,6 +150,21 @@ impl Shard {
             return Err(LoginStatus::OUT_OF_RESOURCES);
         }
         ring.as_mut_slice()[..early].copy_from_slice(&established.received);
+        let key = self.new_key();
+        let mut session = Session::new(key, &mut self.home, established, ring);
+        session.rx.end = early;
+        self.home.reserve(session.tasks.len());
+        session.make_ready(&mut self.home);
+        if early > 0 {
+            session.add_backlog(&mut self.home);
+        }
+        self.home.count(Event::SessionOpened);
+        self.sessions[key.index as usize].session = Some(Box::new(session));
+        Ok(key)
+    }
+
+    /// The key of a session that comes to be now.
+    pub(super) fn new_key(&mut self) -> SessionKey {
         let index = match self.vacant.pop() {
             Some(index) => index,
             None => {
@@ -157,20 +177,10 @@ impl Shard {
         };
         let entry = &mut self.sessions[index as usize];
         entry.generation = entry.generation.wrapping_add(1);
-        let key = SessionKey {
+        SessionKey {
             index,
             generation: entry.generation,
-        };
-        let mut session = Session::new(key, &mut self.home, established, ring);
-        session.rx.end = early;
-        self.home.reserve(session.tasks.len());
-        session.make_ready(&mut self.home);
-        if early > 0 {
-            session.add_backlog(&mut self.home);
         }
-        self.home.count(Event::SessionOpened);
-        self.sessions[index as usize].session = Some(Box::new(session));
-        Ok(key)
     }
 
     /// Where to receive next: the rest of a large payload in its own memory, then the receive ring. When both
@@ -198,37 +208,59 @@ impl Shard {
             self.home.count(Event::Misuse);
             return Err(ConnectionError::Overrun);
         }
+        session.traffic = session.traffic.wrapping_add(len as u64);
         let result = session.run_received(&mut self.home);
         self.deliver();
         result
     }
 
     /// The bytes to send next; returns how many pieces there are. After sending, say so to
-    /// [`Self::transmitted`], and ask again: until there is nothing, or the socket is full.
+    /// [`Self::transmitted`], and ask again: until there is nothing, or the socket is full. Once a session has
+    /// sent what it may in one turn there is nothing, and [`Self::poll_ready`] names it in the next turn.
     ///
     /// For who looks at the bytes: nothing of them changes meanwhile. Who only hands them to the kernel uses
     /// [`Self::gather_pieces`].
     pub fn gather<'a>(&'a mut self, key: SessionKey, slices: &mut [IoSlice<'a>]) -> usize {
-        let Some(session) = session_mut(&mut self.sessions, key) else {
+        let Some(((session, home), room)) = self.encode(key) else {
             return 0;
         };
-        session.fill_wire(&mut self.home);
-        session.keep_all_lent(&mut self.home);
-        session.tx.gather(&session.tasks, slices)
+        session.keep_all_lent(home);
+        session.tx.gather(&session.tasks, slices, room)
     }
 
     /// As [`Self::gather`], with data of reads as it lies in memory that others may write.
     pub fn gather_pieces<'a>(&'a mut self, key: SessionKey, pieces: &mut [Piece<'a>]) -> usize {
-        let Some(session) = session_mut(&mut self.sessions, key) else {
+        let Some(((session, home), room)) = self.encode(key) else {
             return 0;
         };
+        if room < SENT_PER_TURN && !session.tx.is_idle() {
+            // What room is left in this turn may be too little for a whole block.
+            session.add_backlog(home);
+        }
+        session.tx.gather(&session.tasks, pieces, room)
+    }
+
+    /// The session with PDUs on the wire, and how many bytes may leave; `None`: none.
+    fn encode(&mut self, key: SessionKey) -> Option<((&mut Session, &mut Home), usize)> {
+        let session = session_mut(&mut self.sessions, key)?;
+        let room = session.room_to_send(&mut self.home);
+        if room == 0 {
+            return None;
+        }
         session.fill_wire(&mut self.home);
-        session.tx.gather(&session.tasks, pieces)
+        Some(((session, &mut self.home), room))
+    }
+
+    /// Whether a session has more to send than has left.
+    #[must_use]
+    pub fn has_more(&mut self, key: SessionKey) -> bool {
+        session_mut(&mut self.sessions, key).is_some_and(|session| !session.tx.is_idle())
     }
 
     /// `len` bytes of what [`Self::gather`] gave were handed to the socket.
     pub fn transmitted(&mut self, key: SessionKey, len: usize) {
         if let Some(session) = session_mut(&mut self.sessions, key) {
+            session.traffic = session.traffic.wrapping_add(len as u64);
             session.note_transmitted(&mut self.home, len);
         }
         self.deliver();

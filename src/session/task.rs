@@ -4,7 +4,7 @@ use super::bursts::DataOut;
 use super::data_in::DataIn;
 use crate::backend::{BlockIo, InPlace};
 use crate::buffer::Buffer;
-use crate::scsi::{Bounds, Cdb, Command, Outcome, Status, Which};
+use crate::scsi::{Bounds, Cdb, Command, Outcome, Status, Step, Which};
 use crate::units::SerialNumber;
 
 /// Task attribute (RFC 7143, section 11.3.1; SAM-5, section 8.6).
@@ -67,6 +67,23 @@ pub(super) enum Need {
     Submit { io: BlockIo, buffer: Option<Which> },
     /// Only another turn.
     Turn(Outcome),
+}
+
+impl Need {
+    /// What a step needs that takes memory.
+    pub(super) const fn of_memory(step: &Step) -> Option<Self> {
+        match *step {
+            Step::NeedBuffer { wanted, least } => Some(Self::Buffer { wanted, least }),
+            Step::NeedDataOut {
+                remaining,
+                granularity,
+            } => Some(Self::DataOut {
+                remaining,
+                granularity,
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// One command.
@@ -271,6 +288,22 @@ impl TaskTable {
         }
         self.get_mut(slot).state = State::Free;
         self.free.push(slot);
+    }
+
+    /// Which slots are free, and the table of tags: with the tasks, all that a table is.
+    pub(super) fn order(&self) -> (&[u16], &[u16]) {
+        (&self.free, &self.index)
+    }
+
+    /// A table of these tasks, in the order of another table.
+    pub(super) fn in_order(slots: Vec<Task>, free: Vec<u16>, index: Vec<u16>) -> Self {
+        let mask = index.len() - 1;
+        Self {
+            slots,
+            free,
+            index,
+            mask,
+        }
     }
 
     /// The slots that there are, in use or not.

@@ -37,6 +37,13 @@ pub(super) struct InProgress {
     cold: bool,
 }
 
+impl InProgress {
+    /// Whether it is to be answered yet.
+    pub(super) const fn is_active(&self) -> bool {
+        self.active
+    }
+}
+
 impl Session {
     pub(super) fn handle_task_management(
         &mut self,
@@ -206,6 +213,7 @@ impl Session {
         }
         home.count(Event::TaskAborted);
         let in_flight = task.is_in_flight();
+        let may_be_queued = task.state.may_be_queued();
         let was_dormant = task.state == State::Dormant;
         // Nobody is told when nobody is there any more.
         let at_owner = task.state == State::AwaitOwner && self.phase != Phase::Draining;
@@ -222,6 +230,9 @@ impl Session {
         if at_owner {
             self.tasks.get_mut(slot).state = State::AbortedAtOwner;
             return true;
+        }
+        if may_be_queued {
+            self.leave_queue(home, slot);
         }
         if was_dormant {
             self.dormant.retain(|s| *s != slot);

@@ -15,7 +15,7 @@ use crate::pdu::code::RejectReason;
 const LONGEST: usize = 16 * 1024;
 
 /// A negotiation that takes more than one request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Exchange {
     initiator_task_tag: u32,
     target_transfer_tag: u32,

@@ -4,11 +4,12 @@
 //! room for it; so they are in the order of the wire, and as fresh as can be.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
 
 use super::memory::Source;
+use super::part::Part;
 use super::task::TaskTable;
-use crate::buffer::{Buffer, Piece};
+use super::turn::SENT_PER_TURN;
+use crate::buffer::Buffer;
 use crate::pdu::bhs::BHS_LEN;
 use crate::pdu::code::{LogoutResponse, RejectReason, TaskManagementResponse};
 use crate::pdu::frame::{EncodedHeader, EncodedTrailer};
@@ -20,6 +21,9 @@ pub(super) const WIRE: usize = 128;
 pub(super) const MISC: usize = 32;
 /// Bytes a PDU can carry without a buffer: sense data, a rejected header, a short ping.
 pub(super) const INLINE: usize = 128;
+
+/// Longest logical block, in bytes: shorter ones divide it.
+const LARGEST_BLOCK: usize = 4096;
 
 /// A few bytes, held in place.
 #[derive(Clone, Copy, Debug)]
@@ -112,56 +116,6 @@ pub(super) enum Payload {
     Heap(Vec<u8>),
 }
 
-/// A piece of what is sent: memory for the kernel alone, or a slice, for which nothing may be lent.
-pub(super) trait Part<'a>: Sized {
-    fn of(bytes: &'a [u8]) -> Self;
-    fn payload(payload: &'a Payload, tasks: &'a TaskTable) -> Self;
-    fn byte_len(&self) -> usize;
-    fn behind(self, bytes: usize) -> Self;
-}
-
-impl<'a> Part<'a> for Piece<'a> {
-    fn of(bytes: &'a [u8]) -> Self {
-        Piece::of(bytes)
-    }
-
-    fn payload(payload: &'a Payload, tasks: &'a TaskTable) -> Self {
-        if let Payload::Task { slot, at, len } = payload
-            && let Some(lent) = tasks.get(*slot).lent.as_ref()
-        {
-            return lent.piece(*at as usize, *len as usize);
-        }
-        Piece::of(payload.bytes(tasks))
-    }
-
-    fn byte_len(&self) -> usize {
-        self.len()
-    }
-
-    fn behind(self, bytes: usize) -> Self {
-        self.skip(bytes)
-    }
-}
-
-impl<'a> Part<'a> for IoSlice<'a> {
-    fn of(bytes: &'a [u8]) -> Self {
-        IoSlice::new(bytes)
-    }
-
-    fn payload(payload: &'a Payload, tasks: &'a TaskTable) -> Self {
-        IoSlice::new(payload.bytes(tasks))
-    }
-
-    fn byte_len(&self) -> usize {
-        self.len()
-    }
-
-    fn behind(mut self, bytes: usize) -> Self {
-        self.advance(bytes);
-        self
-    }
-}
-
 impl Payload {
     /// How many bytes.
     pub(super) fn len(&self) -> usize {
@@ -174,8 +128,19 @@ impl Payload {
         }
     }
 
+    /// Where in the memory that the task was lent they start; `None`: they are its own.
+    fn lent_from(&self, tasks: &TaskTable) -> Option<usize> {
+        match self {
+            Self::Task { slot, at, .. } => {
+                let lent = tasks.get(*slot).lent.as_ref();
+                lent.map(|_| *at as usize)
+            }
+            _ => None,
+        }
+    }
+
     /// The bytes, unless they are lent by the medium.
-    fn bytes<'a>(&'a self, tasks: &'a TaskTable) -> &'a [u8] {
+    pub(super) fn bytes<'a>(&'a self, tasks: &'a TaskTable) -> &'a [u8] {
         match self {
             Self::None => &[],
             Self::Inline(inline) => inline.as_slice(),
@@ -225,6 +190,8 @@ pub(super) struct Transmitter {
     /// Entries of the queue that are not tasks.
     pub(super) misc: usize,
     wire: VecDeque<WirePdu>,
+    /// Bytes of these PDUs.
+    on_wire: usize,
     /// Bytes of the first PDU (or of the prefix) that have left.
     sent: usize,
     /// What login had still to send; before everything else.
@@ -247,6 +214,7 @@ impl Transmitter {
             queue: VecDeque::with_capacity(tasks + 2 * MISC),
             misc: 0,
             wire: VecDeque::with_capacity(WIRE),
+            on_wire: 0,
             sent: 0,
             prefix,
             header_digest: digests.0,
@@ -257,7 +225,7 @@ impl Transmitter {
 
     /// Whether there is room on the wire for another PDU.
     pub(super) fn has_wire(&self) -> bool {
-        self.wire.len() < WIRE
+        self.wire.len() < WIRE && self.on_wire < SENT_PER_TURN + self.sent
     }
 
     /// Whether another PDU of the initiator may be answered.
@@ -295,6 +263,7 @@ impl Transmitter {
             EncodedTrailer::of_pieces(len, None)
         };
         let total = header.as_slice().len() + len + trailer.as_slice().len();
+        self.on_wire += total;
         self.wire.push_back(WirePdu {
             header,
             payload,
@@ -312,38 +281,53 @@ impl Transmitter {
         }
     }
 
-    /// The bytes to send next, as many pieces as `pieces` has room for; returns how many.
+    /// The bytes to send next, at most `room` of them, in as many pieces as `pieces` has room for; returns how
+    /// many. What is lent is cut between blocks only.
     pub(super) fn gather<'a, P: Part<'a>>(
         &'a self,
         tasks: &'a TaskTable,
         pieces: &mut [P],
+        room: usize,
     ) -> usize {
-        let mut count = 0;
+        let (mut count, mut room) = (0, room);
         let mut skip = self.sent;
-        let mut put = |part: P| {
-            let len = part.byte_len();
+        let mut put = |part: P::Whole, lent_from: Option<usize>| {
+            let len = P::len(&part);
             if skip >= len {
                 skip -= len;
                 return true;
             }
-            if count == pieces.len() {
+            if count == pieces.len() || room == 0 {
                 return false;
             }
-            pieces[count] = part.behind(skip);
+            let mut end = len;
+            if end - skip > room {
+                end = skip + room;
+                if let Some(from) = lent_from {
+                    end -= (from + end) % LARGEST_BLOCK;
+                }
+                if end <= skip {
+                    room = 0;
+                    return false;
+                }
+            }
+            room -= end - skip;
+            pieces[count] = P::cut(part, skip, end);
             count += 1;
             skip = 0;
             true
         };
-        if !put(P::of(&self.prefix)) {
+        if !put(P::whole(&self.prefix), None) {
             return count;
         }
         for pdu in &self.wire {
-            let parts = [
-                P::of(pdu.header.as_slice()),
-                P::payload(&pdu.payload, tasks),
-                P::of(pdu.trailer.as_slice()),
-            ];
-            if !parts.into_iter().all(&mut put) {
+            let all = put(P::whole(pdu.header.as_slice()), None)
+                && put(
+                    P::payload(&pdu.payload, tasks),
+                    pdu.payload.lent_from(tasks),
+                )
+                && put(P::whole(pdu.trailer.as_slice()), None);
+            if !all {
                 break;
             }
         }
@@ -359,12 +343,16 @@ impl Transmitter {
         }
     }
 
-    /// The task of which a PDU has left in part.
-    pub(super) fn cut_task(&self) -> Option<u16> {
-        if self.sent == 0 {
+    /// The task of which a PDU has left in part, and how much of its data has; `None`: what has left of it ends
+    /// with a block.
+    pub(super) fn cut_task(&self) -> Option<(u16, usize)> {
+        let pdu = self.wire.front()?;
+        let Payload::Task { slot, at, len } = pdu.payload else {
             return None;
-        }
-        self.wire.front()?.task
+        };
+        let sent = self.sent.saturating_sub(pdu.header.as_slice().len());
+        let left = at as usize + sent.min(len as usize);
+        (sent > 0 && left % LARGEST_BLOCK != 0).then_some((slot, left))
     }
 
     /// A PDU that has left as a whole.
@@ -374,6 +362,7 @@ impl Transmitter {
         }
         let pdu = self.wire.pop_front()?;
         self.sent -= pdu.total;
+        self.on_wire -= pdu.total;
         Some(pdu)
     }
 
@@ -383,6 +372,7 @@ impl Transmitter {
         self.wire.clear();
         self.prefix = Vec::new();
         self.sent = 0;
+        self.on_wire = 0;
         self.misc = 0;
     }
 }

@@ -25,6 +25,14 @@ pub(super) struct AttachedUnit {
     /// As the backend says.
     is_memory: bool,
     polled: bool,
+    /// It was done with the last operation on the spot. (Before the first: supposed.)
+    pub(super) at_once: bool,
+    /// Bytes of the buffers that its backend has.
+    bytes: usize,
+    /// Tasks that wait for its queue and have not been given a place.
+    waiting: usize,
+    /// Tasks that wait for its queue and may try again now.
+    room: usize,
 }
 
 /// All units of one core, by [`UnitId`].
@@ -35,9 +43,21 @@ pub(super) struct Units {
     busy: Vec<UnitId>,
     /// Backends that were replaced while they had operations in flight.
     leaving: Vec<Box<dyn Backend>>,
+    /// Bytes of buffers that one unit's backend may have, when there are others.
+    share: usize,
+    /// Some unit has room for one that waits.
+    room_made: bool,
 }
 
 impl Units {
+    /// No units yet; of several, each may have `share` bytes of buffers with its medium.
+    pub(super) fn new(share: usize) -> Self {
+        Self {
+            share,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn attach(&mut self, id: UnitId, unit: Arc<LogicalUnit>, backend: Box<dyn Backend>) {
         let index = id.0 as usize;
         if self.units.len() <= index {
@@ -46,20 +66,28 @@ impl Units {
         self.busy.retain(|b| *b != id);
         self.busy.reserve(self.units.len());
         let mut unit = unit;
+        let mut waiting = 0;
         if let Some(old) = self.units[index].take() {
             if old.unit.generation > unit.generation {
                 // A barrier has passed since this snapshot was made.
                 unit = old.unit;
             }
+            // They try the new one.
+            waiting = old.waiting + old.room;
             if old.backend.in_flight() > 0 {
                 self.leaving.push(old.backend);
             }
         }
+        self.room_made |= waiting > 0;
         self.units[index] = Some(AttachedUnit {
             unit,
             is_memory: backend.is_memory(),
             backend,
             polled: false,
+            at_once: true,
+            bytes: 0,
+            waiting: 0,
+            room: waiting,
         });
     }
 
@@ -67,6 +95,7 @@ impl Units {
     pub(super) fn detach(&mut self, id: UnitId) -> Option<Box<dyn Backend>> {
         self.busy.retain(|b| *b != id);
         let unit = self.units.get_mut(id.0 as usize)?.take()?;
+        self.room_made |= unit.waiting > 0;
         Some(unit.backend)
     }
 
@@ -86,11 +115,23 @@ impl Units {
         io: BlockIo,
         buffer: Option<Buffer>,
     ) -> Option<Submit> {
+        let crowd = self.units.len() > 1;
         let unit = self.units.get_mut(id.0 as usize)?.as_mut()?;
+        let len = buffer.as_ref().map_or(0, Buffer::len);
+        if crowd && unit.bytes > 0 && unit.bytes + len > self.share {
+            return Some(Submit::Full(buffer));
+        }
         let submit = unit.backend.submit(tag, io, buffer);
-        if matches!(submit, Submit::Pending) && !unit.polled {
-            unit.polled = true;
-            self.busy.push(id);
+        match submit {
+            Submit::Done(_) => unit.at_once = true,
+            Submit::Pending => {
+                unit.at_once = false;
+                unit.bytes += len;
+                if !std::mem::replace(&mut unit.polled, true) {
+                    self.busy.push(id);
+                }
+            }
+            Submit::Full(_) => {}
         }
         Some(submit)
     }
@@ -116,6 +157,49 @@ impl Units {
         self.get_mut(id)?.backend.write_from(extent, fua, bytes)
     }
 
+    /// Whether the unit will finish something, which makes room.
+    pub(super) fn will_make_room(&self, id: UnitId) -> bool {
+        self.get(id).is_some_and(|unit| unit.polled)
+    }
+
+    /// Whether tasks wait for its queue.
+    pub(super) fn is_waited_for(&self, id: UnitId) -> bool {
+        self.get(id).is_some_and(|unit| unit.waiting > 0)
+    }
+
+    /// One more task waits for its queue.
+    pub(super) fn note_waiting(&mut self, id: UnitId) {
+        if let Some(unit) = self.get_mut(id) {
+            unit.waiting += 1;
+        }
+    }
+
+    /// One of them does no more.
+    pub(super) fn note_left(&mut self, id: UnitId) {
+        if let Some(unit) = self.get_mut(id) {
+            if unit.waiting > 0 {
+                unit.waiting -= 1;
+            } else {
+                unit.room = unit.room.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Whether any unit has made room since this was asked.
+    pub(super) fn take_room_made(&mut self) -> bool {
+        std::mem::take(&mut self.room_made)
+    }
+
+    /// Whether the next task that waits for this unit may try again. One that is not there keeps nobody.
+    pub(super) fn take_room(&mut self, id: UnitId) -> bool {
+        let Some(unit) = self.get_mut(id) else {
+            return true;
+        };
+        let has_room = unit.room > 0;
+        unit.room -= usize::from(has_room);
+        has_room
+    }
+
     pub(super) fn cancel(&mut self, id: UnitId, tag: IoTag) {
         if let Some(unit) = self.get_mut(id) {
             unit.backend.cancel(tag);
@@ -128,14 +212,29 @@ impl Units {
             backend.poll(&mut |completion| finished.push(completion));
             backend.in_flight() > 0
         });
-        let units = &mut self.units;
+        let (units, room_made) = (&mut self.units, &mut self.room_made);
         self.busy.retain(|id| {
             let Some(Some(unit)) = units.get_mut(id.0 as usize) else {
                 return false;
             };
-            unit.backend
-                .poll(&mut |completion| finished.push(completion));
+            let bytes = &mut unit.bytes;
+            let ended = unit.backend.poll(&mut |completion| {
+                let len = completion.buffer.as_ref().map_or(0, Buffer::len);
+                *bytes = bytes.saturating_sub(len);
+                finished.push(completion);
+            });
             unit.polled = unit.backend.in_flight() > 0;
+            if unit.waiting > 0 {
+                // When nothing is left that could make more, all try.
+                let room = if unit.polled {
+                    ended.min(unit.waiting)
+                } else {
+                    unit.waiting
+                };
+                unit.waiting -= room;
+                unit.room += room;
+                *room_made |= room > 0;
+            }
             unit.polled
         });
     }

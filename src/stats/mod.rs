@@ -55,6 +55,9 @@ counters! {
     turns "ringtgt_reactor_turns_total" "Turns of the loop that did something.";
     idle_turns "ringtgt_reactor_idle_turns_total" "Turns of the loop that found nothing to do.";
     sleeps "ringtgt_reactor_sleeps_total" "Times the reactor slept in the kernel.";
+    busy_nanos "ringtgt_reactor_busy_nanoseconds_total" "Time spent in turns that did something.";
+    idle_nanos "ringtgt_reactor_idle_nanoseconds_total" "Time spent looking for something to do.";
+    asleep_nanos "ringtgt_reactor_asleep_nanoseconds_total" "Time spent asleep in the kernel.";
     receives "ringtgt_receives_total" "Receive calls that brought bytes.";
     received_bytes "ringtgt_received_bytes_total" "Bytes received from initiators.";
     sends "ringtgt_sends_total" "Send calls.";
@@ -68,6 +71,8 @@ counters! {
     sessions_opened "ringtgt_sessions_opened_total" "Sessions that reached the full feature phase.";
     sessions_closed "ringtgt_sessions_closed_total" "Sessions that ended, for whatever reason.";
     sessions_reinstated "ringtgt_sessions_reinstated_total" "Sessions that ended because their initiator logged in anew.";
+    sessions_moved_in "ringtgt_sessions_moved_in_total" "Sessions that came from another reactor.";
+    sessions_moved_out "ringtgt_sessions_moved_out_total" "Sessions that went to another reactor.";
     pdus_received "ringtgt_pdus_received_total" "PDUs decoded, of any opcode, after login.";
     pdus_sent "ringtgt_pdus_sent_total" "PDUs sent after login.";
     commands_started "ringtgt_commands_started_total" "SCSI commands begun.";

@@ -17,4 +17,5 @@ pub mod numa;
 pub mod pieces;
 pub mod ring;
 pub mod socket;
+pub mod ticks;
 pub mod topology;

@@ -80,6 +80,13 @@ impl<'a> Piece<'a> {
         }
     }
 
+    /// The first `bytes` of them (at most all).
+    #[must_use]
+    pub fn first(self, bytes: usize) -> Self {
+        // SAFETY: what is left lies inside of what `self` may read.
+        unsafe { Self::at(self.raw.iov_base.cast(), bytes.min(self.len())) }
+    }
+
     /// Copies the first bytes into `into`, as many as there are and fit; returns how many.
     pub fn copy_to(&self, into: &mut [u8]) -> usize {
         let len = self.len().min(into.len());

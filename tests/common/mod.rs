@@ -10,6 +10,7 @@
 
 pub mod cdb;
 pub mod disk;
+pub mod moving;
 pub mod pair;
 pub mod random;
 pub mod raw;

@@ -20,7 +20,7 @@ use ringtgt::session::login::{Login, LoginError, LoginLimits, LoginStatus};
 use ringtgt::session::params::OperationalParams;
 use ringtgt::session::shard::{Shard, ShardConfig};
 use ringtgt::session::target::{PortalGroup, Target, TargetSet};
-use ringtgt::session::{ConnectionError, ReactorId, SessionKey, SessionLimits, UnitId};
+use ringtgt::session::{ConnectionError, Parcel, ReactorId, SessionKey, SessionLimits, UnitId};
 use ringtgt::units::BlockSize;
 
 use super::cdb;
@@ -117,6 +117,8 @@ pub struct Link {
     pub(super) ready: bool,
     /// The initiator does not read.
     pub deaf: bool,
+    /// Bytes that the session received and sent.
+    pub target_bytes: (usize, usize),
     /// Bytes that the target received.
     pub sent_bytes: usize,
     /// The network breaks after so many of them.
@@ -146,6 +148,12 @@ pub struct Pair {
     pub(super) targets: Arc<TargetSet>,
     pub(super) sessions: Vec<Session>,
     pub(super) next_tsih: u16,
+    /// Links whose session is to move, and the shard it goes to.
+    pub(super) departures: Vec<(usize, usize)>,
+    /// Sessions on their way.
+    pub(super) parcels: Vec<(usize, usize, Parcel)>,
+    /// Moves that were made, and that were not.
+    pub moves: (usize, usize),
 }
 
 /// What a pair is made of.
@@ -254,6 +262,9 @@ impl Pair {
             targets: Arc::new(TargetSet { targets }),
             sessions: Vec::new(),
             next_tsih: 1,
+            departures: Vec::new(),
+            parcels: Vec::new(),
+            moves: (0, 0),
         }
     }
 
@@ -305,6 +316,7 @@ impl Pair {
             ready: false,
             deaf: false,
             sent_bytes: 0,
+            target_bytes: (0, 0),
             breaks_after: None,
         });
         self.links.len() - 1
@@ -400,7 +412,7 @@ impl Pair {
                 self.sessions.retain(|s| s.seat != Seat { shard, key });
             }
         }
-        moved
+        moved | self.moving_turn()
     }
 
     /// Time passes, and what waits for it hears of it.

@@ -153,6 +153,7 @@ impl Pair {
 
     /// Before a login ends, the session it takes the place of must be gone.
     fn reinstate(&mut self, index: usize) {
+        self.arrive_all();
         let (nexus, _) = self.links[index].placed.clone().expect("it was placed");
         let Some(old) = self
             .sessions
@@ -214,6 +215,7 @@ impl Pair {
                 wanted -= len;
                 received += len;
             }
+            link.target_bytes.0 += received;
             if received > 0
                 && let Err(error) = shard.handle_received(self.now, seat.key, received)
             {
@@ -244,11 +246,13 @@ impl Pair {
             self.links[index].to_initiator.extend(&piece[..part]);
             rest -= part;
         }
+        self.links[index].target_bytes.1 += len;
         self.shards[seat.shard].transmitted(seat.key, len);
         true
     }
 
     pub(super) fn close(&mut self, index: usize, why: Closed) {
+        self.arrive_all();
         let side = std::mem::replace(&mut self.links[index].side, Side::Closed);
         match side {
             Side::Session(seat) => self.shards[seat.shard].connection_lost(seat.key),

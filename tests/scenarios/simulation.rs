@@ -172,12 +172,18 @@ impl World {
                 self.pair.disks[disk].set_pace(Pace::Held);
             }
             194..=197 => self.go_on(),
-            _ => {}
+            _ => self.relocate(client),
         }
         for _ in 0..self.random.below(4) {
             self.pair.turn();
         }
         self.hear();
+    }
+
+    /// The session moves to another core, where there is one.
+    fn relocate(&mut self, client: usize) {
+        let to = self.random.index(self.pair.shards.len());
+        self.pair.move_session(self.clients[client].link, to);
     }
 
     /// No medium stands still any more.
@@ -555,6 +561,7 @@ impl World {
 }
 
 fn simulate(seeds: std::ops::Range<u64>) {
+    let mut moves = (0, 0);
     for seed in seeds {
         let mut world = World::new(seed);
         for _ in 0..3 {
@@ -569,7 +576,10 @@ fn simulate(seeds: std::ops::Range<u64>) {
             "seed {seed}: {} answers",
             world.answered
         );
+        moves.0 += world.pair.moves.0;
+        moves.1 += world.pair.moves.1;
     }
+    assert!(moves.0 > 10, "moves made and not made: {moves:?}");
 }
 
 #[test]

@@ -43,7 +43,7 @@ const PERFORMANCE: &[&str] = &[
     "numaBufferPoolSize",
     "numaBufferSize",
 ];
-const REACTORS: &[&str] = &["cores", "poll", "spinMicros"];
+const REACTORS: &[&str] = &["cores", "poll", "spinMicros", "balance"];
 
 /// Every member below the top, by its place as the README writes it.
 #[cfg(test)]
@@ -330,4 +330,5 @@ fn reactors(walk: &mut Walk, top: &Members<'_>, out: &mut Reactors) {
     out.spin = walk
         .whole(&of, "spinMicros", 0, 1_000_000)
         .map(Duration::from_micros);
+    out.balance = walk.flag(&of, "balance").unwrap_or(true);
 }

@@ -108,7 +108,7 @@ pub struct TargetConfig {
 }
 
 /// Cores, and how they wait.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reactors {
     /// One reactor on each; `None`: chosen from what the process may use.
     pub cores: Option<Vec<u32>>,
@@ -116,6 +116,19 @@ pub struct Reactors {
     pub poll: PollPolicy,
     /// How long `adaptive` spins before it sleeps; `None`: the default.
     pub spin: Option<Duration>,
+    /// Whether sessions move to other reactors when the load is lopsided.
+    pub balance: bool,
+}
+
+impl Default for Reactors {
+    fn default() -> Self {
+        Self {
+            cores: None,
+            poll: PollPolicy::default(),
+            spin: None,
+            balance: true,
+        }
+    }
 }
 
 /// Memory that the reactors share.

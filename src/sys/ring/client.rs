@@ -168,12 +168,7 @@ impl RingClient {
     /// Asks the kernel to give up the operation; it completes in any case.
     pub fn cancel(&self, tag: u64) {
         let mut ring = self.ring.0.borrow_mut();
-        let found = ring
-            .ops
-            .iter()
-            .zip(0u64..)
-            .find(|(op, _)| op.busy && op.client == self.id && op.tag == tag)
-            .map(|(op, index)| u64::from(op.generation) << 32 | index);
+        let found = ring.name_of(self.id, tag);
         if let Some(name) = found {
             // When there is no room, the operation simply takes its time.
             let _ = ring.push(&opcode::AsyncCancel::new(name).build().user_data(UNNAMED));

@@ -47,6 +47,10 @@ pub(super) struct Client {
     pub(super) done: VecDeque<RingCompletion>,
     pub(super) in_flight: usize,
     pub(super) gone: bool,
+    /// Operations it may have in flight.
+    pub(super) depth: usize,
+    /// By tag, below the depth: which entry of the table has the operation; to be checked there.
+    pub(super) places: Vec<u32>,
 }
 
 impl Op {
@@ -114,6 +118,8 @@ impl Ring {
             done: VecDeque::with_capacity(depth),
             in_flight: 0,
             gone: false,
+            depth,
+            places: vec![0; depth],
         };
         let id = match self.clients.iter().position(Option::is_none) {
             Some(id) => id,
@@ -123,7 +129,37 @@ impl Ring {
             }
         };
         self.clients[id] = Some(client);
+        self.allow_workers();
         u32::try_from(id).expect("a client is a file, of which a process has fewer than 2^32")
+    }
+
+    /// What blocks runs on threads of the kernel's, which all clients share; with its own limit (4 for each core), a
+    /// few operations that hang would keep everybody else's waiting. So there may be one for each operation; they
+    /// are started when needed, and end when idle.
+    fn allow_workers(&self) {
+        let all: usize = self.clients.iter().flatten().map(|c| c.depth).sum();
+        let all = u32::try_from(all.min(self.ops.len())).unwrap_or(u32::MAX);
+        // Asks first: 0 changes nothing.
+        let mut limits = [0, 0];
+        let submitter = self.ring.submitter();
+        if submitter.register_iowq_max_workers(&mut limits).is_ok() && limits[0] < all {
+            // An old kernel (before 5.15) keeps its own.
+            let _ = submitter.register_iowq_max_workers(&mut [all, 0]);
+        }
+    }
+
+    /// The kernel's name for an operation in flight.
+    pub(super) fn name_of(&self, id: u32, tag: u64) -> Option<u64> {
+        let own = |op: &Op| op.busy && op.client == id && op.tag == tag;
+        let client = self.clients[id as usize].as_ref()?;
+        let place = usize::try_from(tag).ok().and_then(|t| client.places.get(t));
+        let index = match place {
+            Some(&index) => Some(index).filter(|&index| own(&self.ops[index as usize])),
+            None => (0..)
+                .zip(&self.ops)
+                .find_map(|(index, op)| own(op).then_some(index)),
+        }?;
+        Some(u64::from(self.ops[index as usize].generation) << 32 | u64::from(index))
     }
 
     /// Forgets a client that is gone and has nothing in flight.
@@ -272,6 +308,10 @@ impl Ring {
         op.event = event;
         let client = self.clients[id as usize].as_mut().expect("a live client");
         client.in_flight += 1;
+        let place = usize::try_from(event.tag).ok();
+        if let Some(place) = place.and_then(|tag| client.places.get_mut(tag)) {
+            *place = index;
+        }
         if let Some(recording) = &mut self.recording {
             note(recording, event);
         }

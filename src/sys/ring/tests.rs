@@ -310,3 +310,42 @@ fn a_submission_thread_on_a_core_that_is_not_there_is_done_without() {
     assert!(client.data_sync(1));
     assert_eq!(wait(&ring, &client).result, 0);
 }
+
+#[test]
+fn every_operation_may_have_a_thread_of_the_kernels() {
+    let Some(ring) = ring() else { return };
+    let clients: Vec<_> = (0..5)
+        .map(|_| ring.client(Arc::new(tempfile::tempfile().expect("a file")), 32))
+        .collect();
+    let mut limits = [0, 0];
+    let told = {
+        let inner = ring.0.borrow();
+        inner
+            .ring
+            .submitter()
+            .register_iowq_max_workers(&mut limits)
+    };
+    if told.is_ok() {
+        assert!(limits[0] >= 5 * 32, "{limits:?}");
+    }
+    assert!(clients[4].data_sync(1));
+    assert_eq!(wait(&ring, &clients[4]).result, 0);
+}
+
+#[test]
+fn what_has_no_name_of_its_own_is_cancelled_all_the_same() {
+    let Some(ring) = ring() else { return };
+    let (reader, _writer) = std::io::pipe().expect("a pipe");
+    let client = ring.client(Arc::new(File::from(std::os::fd::OwnedFd::from(reader))), 4);
+    for tag in [3, 4, 1 << 40] {
+        let (_lent, loan) = slot().lend();
+        client.read(tag, whole(loan, 4096, 0)).expect("room");
+    }
+    for tag in [1 << 40, 3, 4] {
+        client.cancel(tag);
+        let done = wait(&ring, &client);
+        assert_eq!((done.tag, done.result), (tag, -libc::ECANCELED));
+    }
+    client.cancel(3);
+    assert_eq!(client.in_flight(), 0);
+}
