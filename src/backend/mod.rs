@@ -77,6 +77,10 @@ pub struct Completion {
 /// Blocks as they lie in the memory of their medium, where others may change them at any time.
 #[derive(Clone, Debug)]
 pub struct InPlace {
+    #[allow(
+        clippy::redundant_allocation,
+        reason = "lending it counts on this core alone, which costs no atomic operation"
+    )]
     memory: Rc<Arc<SharedMemory>>,
     start: usize,
     len: usize,

@@ -98,6 +98,10 @@ impl Medium for RamMedium {
 #[derive(Debug)]
 struct RamBackend {
     /// Counted by this core alone, so that lending it costs no atomic operation.
+    #[allow(
+        clippy::redundant_allocation,
+        reason = "lending it counts on this core alone, which costs no atomic operation"
+    )]
     memory: Rc<Arc<SharedMemory>>,
     geometry: Geometry,
 }
