@@ -352,7 +352,7 @@ impl Transmitter {
         };
         let sent = self.sent.saturating_sub(pdu.header.as_slice().len());
         let left = at as usize + sent.min(len as usize);
-        (sent > 0 && left % LARGEST_BLOCK != 0).then_some((slot, left))
+        (sent > 0 && !left.is_multiple_of(LARGEST_BLOCK)).then_some((slot, left))
     }
 
     /// A PDU that has left as a whole.
