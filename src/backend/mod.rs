@@ -17,9 +17,11 @@ mod table;
 mod tests;
 
 use std::fmt::Debug;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Piece};
+use crate::sys::copy::SharedMemory;
 use crate::units::{BlockSize, Blocks, Extent, Lba};
 
 /// What control must know of a medium once it is open.
@@ -70,6 +72,40 @@ pub struct Completion {
     pub result: Result<(), BlockError>,
     /// The buffer, back at its owner.
     pub buffer: Option<Buffer>,
+}
+
+/// Blocks as they lie in the memory of their medium, where others may change them at any time.
+#[derive(Clone, Debug)]
+pub struct InPlace {
+    #[allow(
+        clippy::redundant_allocation,
+        reason = "lending it counts on this core alone, which costs no atomic operation"
+    )]
+    memory: Rc<Arc<SharedMemory>>,
+    start: usize,
+    len: usize,
+}
+
+impl InPlace {
+    /// Bytes there are.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        self.len
+    }
+
+    /// `len` bytes from the `at`th, to send from where they are.
+    ///
+    /// # Panics
+    /// When they are not inside.
+    #[must_use]
+    pub fn piece(&self, at: usize, len: usize) -> Piece<'_> {
+        assert!(
+            at + len <= self.len,
+            "{len} bytes from {at} of {}",
+            self.len
+        );
+        self.memory.piece(self.start + at, len)
+    }
 }
 
 /// The bytes of `extent`, which a buffer of `available` bytes is long enough for.
@@ -123,6 +159,28 @@ pub enum Submit {
 pub trait Backend: Debug {
     /// Starts `io` without blocking. The backend owns the buffer until the completion.
     fn submit(&mut self, tag: IoTag, io: BlockIo, buffer: Option<Buffer>) -> Submit;
+
+    /// Where the blocks of `extent` lie in memory, when this medium is memory and they can be sent from there.
+    /// What is there may change while it is looked at: for who needs it as it is now, [`Self::submit`] copies.
+    fn in_place(&mut self, _extent: Extent) -> Option<InPlace> {
+        None
+    }
+
+    /// Whether [`Self::in_place`] and [`Self::write_from`] are worth a try.
+    fn is_memory(&self) -> bool {
+        false
+    }
+
+    /// Writes the start of `bytes` to the extent at once, from where they are; with `fua` they are stable
+    /// then. `None`: nothing was done, [`Self::submit`] can.
+    fn write_from(
+        &mut self,
+        _extent: Extent,
+        _fua: bool,
+        _bytes: &[u8],
+    ) -> Option<Result<(), BlockError>> {
+        None
+    }
 
     /// Hands each finished operation to `done`, exactly once; returns how many.
     fn poll(&mut self, done: &mut dyn FnMut(Completion)) -> usize;

@@ -1,9 +1,11 @@
 //! A medium in memory, shared by all cores; gone with the process.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{
-    AttachContext, Backend, BlockError, BlockIo, Completion, Geometry, IoTag, Medium, Submit,
+    AttachContext, Backend, BlockError, BlockIo, Completion, Geometry, InPlace, IoTag, Medium,
+    Submit,
 };
 use crate::buffer::Buffer;
 use crate::sys::copy::SharedMemory;
@@ -81,7 +83,11 @@ impl Medium for RamMedium {
     }
 
     fn attach(self: Arc<Self>, _context: &AttachContext) -> std::io::Result<Box<dyn Backend>> {
-        Ok(Box::new(RamBackend { medium: self }))
+        let memory = Rc::new(Arc::clone(&self.memory));
+        Ok(Box::new(RamBackend {
+            memory,
+            geometry: self.geometry,
+        }))
     }
 
     fn flush(&self) -> std::io::Result<()> {
@@ -91,12 +97,18 @@ impl Medium for RamMedium {
 
 #[derive(Debug)]
 struct RamBackend {
-    medium: Arc<RamMedium>,
+    /// Counted by this core alone, so that lending it costs no atomic operation.
+    #[allow(
+        clippy::redundant_allocation,
+        reason = "lending it counts on this core alone, which costs no atomic operation"
+    )]
+    memory: Rc<Arc<SharedMemory>>,
+    geometry: Geometry,
 }
 
 impl RamBackend {
     fn place(&self, extent: Extent, available: usize) -> (usize, usize) {
-        let size = self.medium.geometry.block_size;
+        let size = self.geometry.block_size;
         let start = usize::try_from(extent.byte_start(size)).expect("inside memory");
         (start, super::transfer_len(extent, size, available))
     }
@@ -107,17 +119,13 @@ impl Backend for RamBackend {
         let result = match (io, &mut buffer) {
             (BlockIo::Read(extent), Some(buffer)) => {
                 let (start, len) = self.place(extent, buffer.len());
-                self.medium
-                    .memory
-                    .read(start, &mut buffer.as_mut_slice()[..len]);
+                self.memory.read(start, &mut buffer.as_mut_slice()[..len]);
                 Ok(())
             }
-            (BlockIo::Write { .. }, _) if self.medium.geometry.read_only => {
-                Err(BlockError::ReadOnly)
-            }
+            (BlockIo::Write { .. }, _) if self.geometry.read_only => Err(BlockError::ReadOnly),
             (BlockIo::Write { extent, .. }, Some(buffer)) => {
                 let (start, len) = self.place(extent, buffer.len());
-                self.medium.memory.write(start, &buffer.as_slice()[..len]);
+                self.memory.write(start, &buffer.as_slice()[..len]);
                 Ok(())
             }
             // An empty transfer, a flush or a prefetch: memory is as stable as it gets.
@@ -128,6 +136,33 @@ impl Backend for RamBackend {
             result,
             buffer,
         })
+    }
+
+    fn in_place(&mut self, extent: Extent) -> Option<InPlace> {
+        let (start, len) = self.place(extent, usize::MAX);
+        Some(InPlace {
+            memory: Rc::clone(&self.memory),
+            start,
+            len,
+        })
+    }
+
+    fn is_memory(&self) -> bool {
+        true
+    }
+
+    fn write_from(
+        &mut self,
+        extent: Extent,
+        _fua: bool,
+        bytes: &[u8],
+    ) -> Option<Result<(), BlockError>> {
+        if self.geometry.read_only {
+            return Some(Err(BlockError::ReadOnly));
+        }
+        let (start, len) = self.place(extent, bytes.len());
+        self.memory.write(start, &bytes[..len]);
+        Some(Ok(()))
     }
 
     fn poll(&mut self, _done: &mut dyn FnMut(Completion)) -> usize {

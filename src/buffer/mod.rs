@@ -10,6 +10,8 @@ mod pool;
 pub use crate::sys::hugepage::Pages;
 pub use pool::{Pool, PoolConfig, PoolReport};
 
+pub use crate::sys::pieces::{Piece, Room};
+
 use crate::sys::hugepage::{Lent, Loan, Slot};
 
 /// Shortest buffer, in bytes: one page, what O_DIRECT may ask for.

@@ -1,6 +1,5 @@
 //! From an accepted socket to a session: the login, its placement, and the sessions it takes the place of.
 
-use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -9,6 +8,7 @@ use mio::Token;
 use super::message::{Arrival, Identity, Moving, Permit, Place, Reason, Request, Ticket, What};
 use super::socket::{Sent, Socket};
 use super::{Message, Reactor};
+use crate::buffer::Piece;
 use crate::session::SessionKey;
 use crate::session::login::{Login, LoginEvent, LoginStatus};
 
@@ -260,7 +260,7 @@ impl Reactor {
             self.around.counters.sends.add(1);
             match connection
                 .socket
-                .send(&[IoSlice::new(entering.login.poll_transmit())])
+                .send(&[Piece::of(entering.login.poll_transmit())])
             {
                 Sent::Bytes(bytes) => {
                     self.around.counters.sent_bytes.add(bytes as u64);

@@ -79,7 +79,8 @@ fn is_over(stream: &mut TcpStream) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{IoSlice, Write};
+    use crate::buffer::Piece;
+    use std::io::Write;
     use std::net::{TcpListener, TcpStream as StdStream};
 
     use mio::{Poll, Token};
@@ -103,7 +104,7 @@ mod tests {
         let mut lingering = Lingering::new();
         let (mut socket, mut peer) = pair(&poll);
         peer.write_all(&[1; 5000]).expect("it is open");
-        socket.send(&[IoSlice::new(b"no")]);
+        socket.send(&[Piece::of(b"no")]);
         lingering.add(now, socket, poll.registry());
         // This would be answered with a reset.
         peer.write_all(&[2; 5000]).expect("it is open");

@@ -4,10 +4,14 @@
 //! `writable` and forgotten only when the kernel itself says "would block": so a reactor may sleep when no
 //! connection is `readable` that it could read from, and no byte is left behind.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSliceMut, Read};
+use std::os::fd::AsFd;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+
+use crate::buffer::Piece;
+use crate::sys::pieces;
 
 /// Turns without a byte after which a connection is no longer tried on the off chance. An attempt costs a third of
 /// a microsecond.
@@ -128,12 +132,8 @@ impl Socket {
     }
 
     /// One gathered send.
-    pub(super) fn send(&mut self, pieces: &[IoSlice<'_>]) -> Sent {
-        let result = match pieces {
-            [only] => self.stream.write(only),
-            many => self.stream.write_vectored(many),
-        };
-        match result {
+    pub(super) fn send(&mut self, pieces: &[Piece<'_>]) -> Sent {
+        match pieces::send(self.stream.as_fd(), pieces) {
             Ok(bytes) => Sent::Bytes(bytes),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.writable = false;
@@ -148,6 +148,7 @@ impl Socket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
     use std::net::{TcpListener, TcpStream as StdStream};
 
     fn pair() -> (Socket, StdStream, mio::Poll) {
@@ -210,7 +211,7 @@ mod tests {
     fn a_full_socket_is_not_writable() {
         let (mut socket, _peer, _poll) = pair();
         let much = vec![0; 1 << 20];
-        let pieces = [IoSlice::new(&much), IoSlice::new(&much)];
+        let pieces = [Piece::of(&much), Piece::of(&much)];
         while let Sent::Bytes(_) = socket.send(&pieces) {}
         assert!(!socket.is_writable());
     }

@@ -1,11 +1,12 @@
 //! Bytes in and out: one receive and one gathered send per connection and turn.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
 
 use super::Reactor;
 use super::arrival::{Phase, Wait};
 use super::message::{Message, Reason};
 use super::socket::{Received, Sent};
+use crate::buffer::Piece;
 
 /// Pieces in one gathered send. A response is one or two (header, data), so this is a whole turn's answers.
 const PIECES: usize = 128;
@@ -117,14 +118,7 @@ impl Reactor {
             self.send_login(slot);
             work += self.send_on(slot);
         }
-        for _ in 0..=self.sessions.len() {
-            let Some(key) = self.shard.poll_ready() else {
-                break;
-            };
-            if let Some(slot) = self.sessions.get(&key).and_then(|seated| seated.slot) {
-                work += self.send_on(slot);
-            }
-        }
+        work += self.send_ready();
         while let Some(key) = self.shard.poll_close_request() {
             work += 1;
             match self.sessions.get(&key).and_then(|seated| seated.slot) {
@@ -147,6 +141,20 @@ impl Reactor {
         work + self.advance_stop()
     }
 
+    /// Sends once on every connection whose session has got something to send.
+    fn send_ready(&mut self) -> usize {
+        let mut work = 0;
+        for _ in 0..=self.sessions.len() {
+            let Some(key) = self.shard.poll_ready() else {
+                break;
+            };
+            if let Some(slot) = self.sessions.get(&key).and_then(|seated| seated.slot) {
+                work += self.send_on(slot);
+            }
+        }
+        work
+    }
+
     /// One gathered send of what the session has; returns whether anything left.
     fn send_on(&mut self, slot: usize) -> usize {
         let Some(connection) = self.connections.at(slot) else {
@@ -159,8 +167,8 @@ impl Reactor {
             // The kernel's edge puts it into `unsent`.
             return 0;
         }
-        let mut pieces = [IoSlice::new(&[]); PIECES];
-        let count = self.shard.gather(key, &mut pieces);
+        let mut pieces = [Piece::EMPTY; PIECES];
+        let count = self.shard.gather_pieces(key, &mut pieces);
         let Some(pieces) = pieces.get(..count).filter(|pieces| !pieces.is_empty()) else {
             return 0;
         };
@@ -169,9 +177,11 @@ impl Reactor {
             Sent::Bytes(bytes) => {
                 self.around.counters.sent_bytes.add(bytes as u64);
                 self.shard.transmitted(key, bytes);
-                // There may be more than was gathered; and what the kernel did not take is tried again, as only
-                // "would block" promises an edge.
-                self.unsent.push(slot);
+                if self.shard.has_more(key) {
+                    // What the kernel did not take is tried again, as only "would block" promises an edge; and there
+                    // may be more than was gathered, or than one turn may send. Of all else the shard tells.
+                    self.unsent.push(slot);
+                }
                 1
             }
             Sent::Nothing => {

@@ -195,6 +195,12 @@ impl Command {
         self.opcode
     }
 
+    /// Whether its data goes between medium and initiator as it is: nothing here looks at it.
+    #[must_use]
+    pub fn forwards_data(&self) -> bool {
+        matches!(self.plan.work, Work::Read(_) | Work::Write(_))
+    }
+
     /// Whether it takes data-out.
     #[must_use]
     pub fn moves_data_out(&self) -> bool {

@@ -15,7 +15,7 @@ use crate::scsi::{Outcome, Sense};
 /// A task attribute that is not supported: INVALID MESSAGE ERROR (SPC-5, annex F).
 const INVALID_MESSAGE: Sense = Sense::new(key::ABORTED_COMMAND, 0x49, 0x00);
 /// No memory for data that came unasked: INSUFFICIENT RESOURCES.
-const INSUFFICIENT_RESOURCES: Sense = Sense::new(key::ABORTED_COMMAND, 0x55, 0x03);
+pub(super) const INSUFFICIENT_RESOURCES: Sense = Sense::new(key::ABORTED_COMMAND, 0x55, 0x03);
 
 /// The data that came with a PDU.
 #[derive(Debug)]
@@ -101,6 +101,15 @@ impl Session {
                 task.bidirectional_read_len = len;
             }
         }
+        if let Received::Bytes(bytes) = data
+            && self.may_run_in_place(home, slot, bhs, bytes)
+        {
+            return if bytes.is_empty() {
+                self.read_in_place(home, slot)
+            } else {
+                self.write_in_place(home, slot, bytes)
+            };
+        }
         let refused = self.land_immediate(home, slot, bhs.flags & FINAL != 0, data);
         if bhs.flags & 7 > 3 {
             // ACA and reserved attributes: NACA is not supported, so there is never an ACA to be in.
@@ -146,13 +155,8 @@ impl Session {
             }
             Received::Gone { .. } => return Some(INSUFFICIENT_RESOURCES),
             Received::Bytes(_) | Received::Own { .. } => {
-                let landed = self.land(home, slot, (wanted, limit as usize), 0);
                 let bytes = data.bytes().unwrap_or_default();
-                if let Some(buffer) = self.tasks.get_mut(slot).data.as_mut()
-                    && landed
-                {
-                    buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
-                }
+                let landed = self.land_bytes(home, slot, (wanted, limit as usize), bytes);
                 self.forget_data(data);
                 if !landed {
                     return Some(INSUFFICIENT_RESOURCES);
@@ -165,27 +169,42 @@ impl Session {
         None
     }
 
+    /// Takes a data buffer as [`Self::land`] does, and puts `bytes` at its start.
+    pub(super) fn land_bytes(
+        &mut self,
+        home: &mut Home,
+        slot: u16,
+        lengths: (usize, usize),
+        bytes: &[u8],
+    ) -> bool {
+        let landed = self.land(home, slot, lengths, 0);
+        if let Some(buffer) = self.tasks.get_mut(slot).data.as_mut()
+            && landed
+        {
+            buffer.as_mut_slice()[..bytes.len()].copy_from_slice(bytes);
+        }
+        landed
+    }
+
     /// Starts the task, unless older tasks must end first (SAM-5, section 8.6).
     fn start_or_wait(&mut self, home: &mut Home, slot: u16) {
         let task = self.tasks.get(slot);
         let attribute = task.attribute;
         let lun = self.luns.at(task.unit);
-        let must_wait = match attribute {
-            Attribute::HeadOfQueue => false,
-            Attribute::Simple => lun.dormant > 0 || lun.ordered,
-            Attribute::Ordered => lun.dormant > 0 || lun.active > 0,
-        };
-        if must_wait {
+        if lun.must_wait(attribute) {
             lun.dormant += 1;
             self.dormant.push_back(slot);
             self.tasks.get_mut(slot).state = State::Dormant;
             return;
         }
-        self.enter(slot);
+        self.enter(home, slot);
         self.drive(home, slot, Outcome::Begin);
     }
 
-    fn enter(&mut self, slot: u16) {
+    pub(super) fn enter(&mut self, home: &mut Home, slot: u16) {
+        if self.tasks.get(slot).attribute == Attribute::Ordered {
+            self.keep_all_lent(home);
+        }
         let task = self.tasks.get_mut(slot);
         task.active = true;
         task.state = State::Running;
@@ -227,7 +246,7 @@ impl Session {
             }
             lun.dormant -= 1;
             self.dormant.remove(at);
-            self.enter(slot);
+            self.enter(home, slot);
             self.wait_for_turn(home, slot, Need::Turn(Outcome::Begin));
         }
     }

@@ -85,7 +85,8 @@ impl Shard {
             return None;
         }
         let entry = self.sessions.get_mut(key.index as usize)?;
-        let session = entry.session.take()?;
+        let mut session = entry.session.take()?;
+        session.keep_all_lent(&mut self.home);
         let waiting = self.home.leave_lines(key);
         let parcel = session.pack(&self.home, waiting.clone());
         self.away.push(Away {

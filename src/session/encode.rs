@@ -101,7 +101,7 @@ impl Session {
     }
 
     fn encode_nop_in(&mut self, (tag, lun): (u32, u64), ping: Payload, answers: bool) {
-        let len = u32::try_from(ping.bytes(&self.tasks).len()).expect("24 bits");
+        let len = u32::try_from(ping.len()).expect("24 bits");
         if let Payload::Own { buffer, .. } = &ping {
             // It is freed when it has left; the session's share of memory counts it no more.
             self.memory -= buffer.len();
@@ -238,6 +238,12 @@ impl Session {
             } else if let Some(buffer) = pdu.into_reserve() {
                 self.return_reserve(home, buffer);
             }
+        }
+        if self.lent > 0
+            && let Some((slot, left)) = self.tx.cut_task()
+        {
+            // Who knows when the rest of the block will leave; it belongs to what has.
+            self.keep_lent(home, slot, left);
         }
         if !self.tx.queue.is_empty() {
             // More than the wire had room for.

@@ -2,6 +2,7 @@
 
 use super::UnitId;
 use super::target::Target;
+use super::task::Attribute;
 use crate::scsi::{self, Luns, NexusUnit};
 
 /// One LUN of one session.
@@ -27,6 +28,15 @@ impl LunState {
             active: 0,
             dormant: 0,
             ordered: false,
+        }
+    }
+
+    /// Whether a task of this attribute may not start before older ones have ended (SAM-5, section 8.6).
+    pub(super) const fn must_wait(&self, attribute: Attribute) -> bool {
+        match attribute {
+            Attribute::HeadOfQueue => false,
+            Attribute::Simple => self.dormant > 0 || self.ordered,
+            Attribute::Ordered => self.dormant > 0 || self.active > 0,
         }
     }
 }

@@ -16,6 +16,7 @@ mod encode;
 mod error;
 mod full_feature;
 mod home;
+mod in_place;
 pub mod login;
 mod lun_table;
 mod mail;
@@ -23,6 +24,7 @@ mod memory;
 mod owner;
 pub mod params;
 mod parked;
+mod part;
 mod ping;
 mod queue_line;
 mod receive;
@@ -161,6 +163,8 @@ struct Session {
     next_text_tag: u32,
     /// Bytes of data memory held.
     memory: usize,
+    /// Tasks whose data-in is sent from the medium's own memory.
+    lent: u32,
     turn: Turn,
     /// Bytes received and sent, so that what it costs can be told from others.
     traffic: u64,
@@ -215,6 +219,7 @@ impl Session {
             text: None,
             next_text_tag: 0,
             memory: 0,
+            lent: 0,
             turn: Turn::default(),
             traffic: 0,
             promises: 0,
@@ -259,7 +264,9 @@ impl Session {
             return;
         }
         let immediate = task.immediate;
-        self.release_promise(home, slot);
+        if task.lent.is_none() || task.data.is_some() {
+            self.release_promise(home, slot);
+        }
         if immediate {
             self.immediate_tasks -= 1;
         } else {

@@ -16,9 +16,10 @@ use super::home::Home;
 use super::login::{Established, LoginStatus};
 pub use super::owner::ShardMessage;
 use super::steps::io_tag_parts;
+use super::turn::SENT_PER_TURN;
 use super::{ReactorId, Session, SessionKey, SessionLimits, UnitId};
 use crate::backend::{Backend, Completion};
-use crate::buffer::{CHUNK, Pool};
+use crate::buffer::{CHUNK, Piece, Pool};
 use crate::scsi::LogicalUnit;
 
 /// What a shard is made from.
@@ -222,16 +223,44 @@ impl Shard {
     /// The bytes to send next; returns how many pieces there are. After sending, say so to
     /// [`Self::transmitted`], and ask again: until there is nothing, or the socket is full. Once a session has
     /// sent what it may in one turn there is nothing, and [`Self::poll_ready`] names it in the next turn.
-    pub fn gather<'a>(&'a mut self, key: SessionKey, pieces: &mut [IoSlice<'a>]) -> usize {
-        let Some(session) = session_mut(&mut self.sessions, key) else {
+    ///
+    /// For who looks at the bytes: nothing of them changes meanwhile. Who only hands them to the kernel uses
+    /// [`Self::gather_pieces`].
+    pub fn gather<'a>(&'a mut self, key: SessionKey, slices: &mut [IoSlice<'a>]) -> usize {
+        let Some(((session, home), room)) = self.encode(key) else {
             return 0;
         };
+        session.keep_all_lent(home);
+        session.tx.gather(&session.tasks, slices, room)
+    }
+
+    /// As [`Self::gather`], with data of reads as it lies in memory that others may write.
+    pub fn gather_pieces<'a>(&'a mut self, key: SessionKey, pieces: &mut [Piece<'a>]) -> usize {
+        let Some(((session, home), room)) = self.encode(key) else {
+            return 0;
+        };
+        if room < SENT_PER_TURN && !session.tx.is_idle() {
+            // What room is left in this turn may be too little for a whole block.
+            session.add_backlog(home);
+        }
+        session.tx.gather(&session.tasks, pieces, room)
+    }
+
+    /// The session with PDUs on the wire, and how many bytes may leave; `None`: none.
+    fn encode(&mut self, key: SessionKey) -> Option<((&mut Session, &mut Home), usize)> {
+        let session = session_mut(&mut self.sessions, key)?;
         let room = session.room_to_send(&mut self.home);
         if room == 0 {
-            return 0;
+            return None;
         }
         session.fill_wire(&mut self.home);
-        session.tx.gather(&session.tasks, pieces, room)
+        Some(((session, &mut self.home), room))
+    }
+
+    /// Whether a session has more to send than has left.
+    #[must_use]
+    pub fn has_more(&mut self, key: SessionKey) -> bool {
+        session_mut(&mut self.sessions, key).is_some_and(|session| !session.tx.is_idle())
     }
 
     /// `len` bytes of what [`Self::gather`] gave were handed to the socket.

@@ -32,11 +32,11 @@ impl Session {
     }
 
     /// Whether media have moved as much for this session as they may in one turn.
-    fn has_had_its_turn(&mut self, home: &Home) -> bool {
+    pub(super) fn has_had_its_turn(&mut self, home: &Home) -> bool {
         self.this_turn(home).moved >= MOVED_PER_TURN
     }
 
-    fn step(&mut self, home: &mut Home, slot: u16, outcome: Outcome) -> Step {
+    pub(super) fn step(&mut self, home: &mut Home, slot: u16, outcome: Outcome) -> Step {
         let task = self.tasks.get_mut(slot);
         let unit = task.unit.and_then(|u| self.luns.unit(u));
         let attached = unit.and_then(|id| home.units.get(id));
@@ -195,6 +195,10 @@ impl Session {
             // Data-out that a command did not wait for must not be received into what is not here.
             self.rx.forget_task(slot);
         }
+        if let Some(outcome) = self.lend(home, slot, io, which) {
+            return Some(outcome);
+        }
+        let task = self.tasks.get_mut(slot);
         let buffer = match which {
             Some(Which::Data) => task.data.take(),
             Some(Which::Scratch) => task.scratch.take(),

@@ -2,7 +2,7 @@
 
 use super::bursts::DataOut;
 use super::data_in::DataIn;
-use crate::backend::BlockIo;
+use crate::backend::{BlockIo, InPlace};
 use crate::buffer::Buffer;
 use crate::scsi::{Bounds, Cdb, Command, Outcome, Status, Step, Which};
 use crate::units::SerialNumber;
@@ -122,6 +122,8 @@ pub(super) struct Task {
     pub(super) cdb: Cdb,
     pub(super) command: Option<Command>,
     pub(super) data: Option<Buffer>,
+    /// Data-in is sent from here, and not from the start of `data`, which is there to save it to.
+    pub(super) lent: Option<InPlace>,
     pub(super) scratch: Option<Buffer>,
     pub(super) out: DataOut,
     pub(super) data_in: DataIn,

@@ -253,6 +253,8 @@ impl Session {
         // affected: it would not know.
         let mine = matches!(change, Change::ClearTaskSet { by } | Change::Reset { by }
             if by == self.nexus_id(home));
+        // What was read before the change is not to show what is written after it.
+        self.keep_all_lent(home);
         let mut remaining = 0;
         let mut aborted = false;
         let slots = if mine { 0..0 } else { self.tasks.slots() };
@@ -362,6 +364,8 @@ impl Session {
         }
         self.rx.forget_task(slot);
         self.memory -= self.tasks.get(slot).memory();
+        self.forget_lent(slot);
+        self.release_promise(home, slot);
         let task: &mut Task = self.tasks.get_mut(slot);
         task.data = None;
         task.scratch = None;

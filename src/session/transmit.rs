@@ -4,9 +4,9 @@
 //! room for it; so they are in the order of the wire, and as fresh as can be.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
 
 use super::memory::Source;
+use super::part::Part;
 use super::task::TaskTable;
 use super::turn::SENT_PER_TURN;
 use crate::buffer::Buffer;
@@ -21,6 +21,9 @@ pub(super) const WIRE: usize = 128;
 pub(super) const MISC: usize = 32;
 /// Bytes a PDU can carry without a buffer: sense data, a rejected header, a short ping.
 pub(super) const INLINE: usize = 128;
+
+/// Longest logical block, in bytes: shorter ones divide it.
+const LARGEST_BLOCK: usize = 4096;
 
 /// A few bytes, held in place.
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +117,29 @@ pub(super) enum Payload {
 }
 
 impl Payload {
+    /// How many bytes.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Inline(inline) => inline.as_slice().len(),
+            Self::Task { len, .. } => *len as usize,
+            Self::Own { len, .. } => *len,
+            Self::Heap(text) => text.len(),
+        }
+    }
+
+    /// Where in the memory that the task was lent they start; `None`: they are its own.
+    fn lent_from(&self, tasks: &TaskTable) -> Option<usize> {
+        match self {
+            Self::Task { slot, at, .. } => {
+                let lent = tasks.get(*slot).lent.as_ref();
+                lent.map(|_| *at as usize)
+            }
+            _ => None,
+        }
+    }
+
+    /// The bytes, unless they are lent by the medium.
     pub(super) fn bytes<'a>(&'a self, tasks: &'a TaskTable) -> &'a [u8] {
         match self {
             Self::None => &[],
@@ -228,10 +254,15 @@ impl Transmitter {
     ) where
         T: zerocopy::IntoBytes + zerocopy::Immutable,
     {
-        let bytes = payload.bytes(tasks);
         let header = EncodedHeader::new(bhs, self.header_digest);
-        let trailer = EncodedTrailer::new(bytes, self.data_digest);
-        let total = header.as_slice().len() + bytes.len() + trailer.as_slice().len();
+        let len = payload.len();
+        let trailer = if self.data_digest {
+            // With data digests nothing is lent: it could change between here and the socket.
+            EncodedTrailer::new(payload.bytes(tasks), true)
+        } else {
+            EncodedTrailer::of_pieces(len, None)
+        };
+        let total = header.as_slice().len() + len + trailer.as_slice().len();
         self.on_wire += total;
         self.wire.push_back(WirePdu {
             header,
@@ -251,41 +282,52 @@ impl Transmitter {
     }
 
     /// The bytes to send next, at most `room` of them, in as many pieces as `pieces` has room for; returns how
-    /// many.
-    pub(super) fn gather<'a>(
+    /// many. What is lent is cut between blocks only.
+    pub(super) fn gather<'a, P: Part<'a>>(
         &'a self,
         tasks: &'a TaskTable,
-        pieces: &mut [IoSlice<'a>],
+        pieces: &mut [P],
         room: usize,
     ) -> usize {
-        let mut count = 0;
-        let mut room = room;
+        let (mut count, mut room) = (0, room);
         let mut skip = self.sent;
-        let mut put = |bytes: &'a [u8]| {
-            if skip >= bytes.len() {
-                skip -= bytes.len();
+        let mut put = |part: P::Whole, lent_from: Option<usize>| {
+            let len = P::len(&part);
+            if skip >= len {
+                skip -= len;
                 return true;
             }
             if count == pieces.len() || room == 0 {
                 return false;
             }
-            let len = (bytes.len() - skip).min(room);
-            room -= len;
-            pieces[count] = IoSlice::new(&bytes[skip..skip + len]);
+            let mut end = len;
+            if end - skip > room {
+                end = skip + room;
+                if let Some(from) = lent_from {
+                    end -= (from + end) % LARGEST_BLOCK;
+                }
+                if end <= skip {
+                    room = 0;
+                    return false;
+                }
+            }
+            room -= end - skip;
+            pieces[count] = P::cut(part, skip, end);
             count += 1;
             skip = 0;
             true
         };
-        if !put(&self.prefix) {
+        if !put(P::whole(&self.prefix), None) {
             return count;
         }
         for pdu in &self.wire {
-            let parts = [
-                pdu.header.as_slice(),
-                pdu.payload.bytes(tasks),
-                pdu.trailer.as_slice(),
-            ];
-            if !parts.into_iter().all(&mut put) {
+            let all = put(P::whole(pdu.header.as_slice()), None)
+                && put(
+                    P::payload(&pdu.payload, tasks),
+                    pdu.payload.lent_from(tasks),
+                )
+                && put(P::whole(pdu.trailer.as_slice()), None);
+            if !all {
                 break;
             }
         }
@@ -299,6 +341,18 @@ impl Transmitter {
             self.sent -= self.prefix.len();
             self.prefix = Vec::new();
         }
+    }
+
+    /// The task of which a PDU has left in part, and how much of its data has; `None`: what has left of it ends
+    /// with a block.
+    pub(super) fn cut_task(&self) -> Option<(u16, usize)> {
+        let pdu = self.wire.front()?;
+        let Payload::Task { slot, at, len } = pdu.payload else {
+            return None;
+        };
+        let sent = self.sent.saturating_sub(pdu.header.as_slice().len());
+        let left = at as usize + sent.min(len as usize);
+        (sent > 0 && !left.is_multiple_of(LARGEST_BLOCK)).then_some((slot, left))
     }
 
     /// A PDU that has left as a whole.

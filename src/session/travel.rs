@@ -100,12 +100,13 @@ macro_rules! fields {
         impl Fields {
             /// Names every field, so that a new one is not forgotten.
             fn of(task: &Task) -> Self {
-                let Task { data: _, scratch: _, $($field,)* } = task;
+                // Nothing is lent to a session that leaves.
+                let Task { data: _, scratch: _, lent: _, $($field,)* } = task;
                 Self { $($field: $field.clone(),)* }
             }
 
             fn with(self, data: Option<Buffer>, scratch: Option<Buffer>) -> Task {
-                Task { data, scratch, $($field: self.$field,)* }
+                Task { data, scratch, lent: None, $($field: self.$field,)* }
             }
         }
     };
@@ -372,6 +373,7 @@ impl Session {
         let mut all_free = Vec::with_capacity(count);
         all_free.extend(free);
         Some(Self {
+            lent: 0,
             // Given when it is seated.
             key: SessionKey {
                 index: 0,

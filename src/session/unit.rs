@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::{ReactorId, UnitId};
-use crate::backend::{Backend, BlockIo, Completion, IoTag, Submit};
+use crate::backend::{Backend, BlockError, BlockIo, Completion, InPlace, IoTag, Submit};
 use crate::buffer::Buffer;
 use crate::scsi::LogicalUnit;
+use crate::units::Extent;
 
 /// A barrier that waits for operations in flight here.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,8 @@ pub(super) struct Passing {
 pub(super) struct AttachedUnit {
     pub(super) unit: Arc<LogicalUnit>,
     backend: Box<dyn Backend>,
+    /// As the backend says.
+    is_memory: bool,
     polled: bool,
     /// It was done with the last operation on the spot. (Before the first: supposed.)
     pub(super) at_once: bool,
@@ -78,6 +81,7 @@ impl Units {
         self.room_made |= waiting > 0;
         self.units[index] = Some(AttachedUnit {
             unit,
+            is_memory: backend.is_memory(),
             backend,
             polled: false,
             at_once: true,
@@ -130,6 +134,27 @@ impl Units {
             Submit::Full(_) => {}
         }
         Some(submit)
+    }
+
+    /// Where the blocks of an extent can be sent from as they lie.
+    pub(super) fn in_place(&mut self, id: UnitId, extent: Extent) -> Option<InPlace> {
+        self.get_mut(id)?.backend.in_place(extent)
+    }
+
+    /// Whether data can come and go without a buffer.
+    pub(super) fn is_memory(&self, id: UnitId) -> bool {
+        self.get(id).is_some_and(|u| u.is_memory)
+    }
+
+    /// Writes `bytes` from where they are, if the unit can do that now.
+    pub(super) fn write_from(
+        &mut self,
+        id: UnitId,
+        extent: Extent,
+        fua: bool,
+        bytes: &[u8],
+    ) -> Option<Result<(), BlockError>> {
+        self.get_mut(id)?.backend.write_from(extent, fua, bytes)
     }
 
     /// Whether the unit will finish something, which makes room.

@@ -6,6 +6,7 @@
 use std::io;
 
 use super::hugepage::{MapOptions, MapReport, Mapping};
+use super::pieces::{Piece, Room};
 
 /// A piece of memory shared by all cores.
 #[derive(Debug)]
@@ -62,6 +63,29 @@ impl SharedMemory {
         }
     }
 
+    /// `len` bytes from `offset`, for the kernel to send from where they are.
+    ///
+    /// # Panics
+    /// When they are not inside.
+    #[must_use]
+    pub fn piece(&self, offset: usize, len: usize) -> Piece<'_> {
+        self.check(offset, len);
+        // SAFETY: inside the mapping, which lives as long as `self` is borrowed.
+        unsafe { Piece::at(self.mapping.base().as_ptr().add(offset), len) }
+    }
+
+    /// `len` bytes from `offset`, for the kernel to receive into.
+    ///
+    /// # Panics
+    /// When they are not inside.
+    #[must_use]
+    pub fn room(&self, offset: usize, len: usize) -> Room<'_> {
+        self.check(offset, len);
+        // SAFETY: inside the mapping, which lives as long as `self` is borrowed; it is shared memory, which
+        // nobody has a reference to.
+        unsafe { Room::at(self.mapping.base().as_ptr().add(offset), len) }
+    }
+
     /// Copies `from` to `offset`.
     ///
     /// # Panics
@@ -85,7 +109,7 @@ impl SharedMemory {
 /// # Safety
 /// `len` bytes from `from` are readable, `len` bytes from `to` writable, and they do not overlap.
 #[cfg(target_arch = "x86_64")]
-unsafe fn racy_copy(from: *const u8, to: *mut u8, len: usize) {
+pub(super) unsafe fn racy_copy(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: by contract; the direction flag is clear by the ABI.
     unsafe {
         std::arch::asm!(
@@ -103,7 +127,7 @@ unsafe fn racy_copy(from: *const u8, to: *mut u8, len: usize) {
 /// # Safety
 /// `len` bytes from `from` are readable, `len` bytes from `to` writable, and they do not overlap.
 #[cfg(not(target_arch = "x86_64"))]
-unsafe fn racy_copy(from: *const u8, to: *mut u8, len: usize) {
+pub(super) unsafe fn racy_copy(from: *const u8, to: *mut u8, len: usize) {
     use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
     for i in 0..len {
         // SAFETY: by contract; every access to shared memory is atomic.

@@ -15,6 +15,7 @@ pub mod interface;
 pub mod machine;
 pub mod memory;
 pub mod numa;
+pub mod pieces;
 pub mod ring;
 pub mod socket;
 pub mod ticks;

@@ -13,10 +13,11 @@
 #[path = "../common/bare.rs"]
 mod bare;
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use ringtgt::buffer::Piece;
 use ringtgt::pdu::bhs::{
     DataOutBhs, FINAL, NO_TAG, READ, ScsiCommandBhs, WRITE, length_from_24, length_to_24,
 };
@@ -87,8 +88,8 @@ fn target_ready(shard: &mut Shard, now: Instant) -> usize {
 }
 
 #[inline(never)]
-fn target_gathered<'a>(shard: &'a mut Shard, key: SessionKey, pieces: &mut [IoSlice<'a>]) -> usize {
-    shard.gather(key, pieces)
+fn target_gathered<'a>(shard: &'a mut Shard, key: SessionKey, pieces: &mut [Piece<'a>]) -> usize {
+    shard.gather_pieces(key, pieces)
 }
 
 #[inline(never)]
@@ -221,12 +222,13 @@ impl Host {
     fn collect(&mut self) {
         loop {
             let work = target_ready(&mut self.shard, self.now);
-            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let mut pieces = [Piece::EMPTY; PIECES];
             let count = target_gathered(&mut self.shard, self.key, &mut pieces);
             let mut len = 0;
             for piece in &pieces[..count] {
-                self.answers.extend_from_slice(piece);
-                len += piece.len();
+                let at = self.answers.len();
+                self.answers.resize(at + piece.len(), 0);
+                len += piece.copy_to(&mut self.answers[at..]);
             }
             if len > 0 {
                 target_sent(&mut self.shard, self.key, len);
