@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ringtgt::control::config::{Portal, Reactors, Storage, TargetConfig};
 use ringtgt::control::{BackendKind, Config, Controller, PollPolicy, Settings, Unmoved};
 use ringtgt::initiator::driver;
-use ringtgt::initiator::plan::{Access, Length, Operation, Plan};
+use ringtgt::initiator::plan::{Access, Length, Operation, Plan, Work};
 use ringtgt::initiator::{self, Command, Event, Initiator, Offers, Payload};
 
 const NAME: &str = "iqn.2026-11.com.example:served";
@@ -148,7 +148,7 @@ fn move_under(controller: &Controller, plan: &Plan, wanted: usize) -> usize {
     while moves < wanted {
         plan.seed += 1;
         let running = plan.clone();
-        let run = std::thread::spawn(move || driver::run(&running));
+        let run = std::thread::spawn(move || driver::run(&running, &mut |_| {}));
         while !run.is_finished() {
             for session in controller.sessions() {
                 match controller.move_session(session.tsih, 1 - session.reactor.0) {
@@ -159,10 +159,11 @@ fn move_under(controller: &Controller, plan: &Plan, wanted: usize) -> usize {
                 }
             }
         }
-        let (_, results) = run
+        let (_, outcome) = run
             .join()
             .expect("no panic")
             .expect("every connection lives");
+        let results = &outcome.works[0];
         assert_eq!(results.errors, 0, "{:?}", results.first_error);
         assert_eq!(results.mismatches, 0, "{:?}", results.first_mismatch);
         assert!(results.verified > 0);
@@ -189,11 +190,15 @@ fn a_thousand_moves_lose_and_reorder_nothing() {
                     .expect("a URL"),
                 initiator_name: WHO.to_owned(),
                 offers: Offers::DEFAULT,
-                operation: Operation::Mixed { read_percent: 50 },
-                access: Access::Random,
-                block_size,
-                depth: 32,
-                connections: 1,
+                work: Work {
+                    operation: Operation::Mixed { read_percent: 50 },
+                    access: Access::Random,
+                    block_size,
+                    depth: 32,
+                    connections: 1,
+                    rate: None,
+                },
+                also: Vec::new(),
                 length: Length::Commands(commands),
                 warmup: Duration::ZERO,
                 span: None,
@@ -202,6 +207,7 @@ fn a_thousand_moves_lose_and_reorder_nothing() {
                 lenient: false,
                 busy: false,
                 core: None,
+                interval: None,
             };
             moves += move_under(&controller, &plan, share);
         }

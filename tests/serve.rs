@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ringtgt::control::config::{Portal, Reactors, Storage, TargetConfig};
 use ringtgt::control::{BackendKind, Config, Controller, PollPolicy, Settings};
 use ringtgt::initiator::driver;
-use ringtgt::initiator::plan::{Access, Length, Operation, Plan};
+use ringtgt::initiator::plan::{Access, Length, Operation, Plan, Work};
 use ringtgt::initiator::{self, Command, DigestOffer, Error, Event, Initiator, Offers, Payload};
 use ringtgt::pdu::code::{LoginStatus, LogoutReason};
 use ringtgt::session::login::LoginLimits;
@@ -62,11 +62,15 @@ fn exercise(address: SocketAddr, digests: DigestOffer) {
             data_digest: digests,
             ..Offers::DEFAULT
         },
-        operation: Operation::Mixed { read_percent: 50 },
-        access: Access::Random,
-        block_size: 4096,
-        depth: 8,
-        connections: 3,
+        work: Work {
+            operation: Operation::Mixed { read_percent: 50 },
+            access: Access::Random,
+            block_size: 4096,
+            depth: 8,
+            connections: 3,
+            rate: None,
+        },
+        also: Vec::new(),
         length: Length::Commands(3000),
         warmup: Duration::ZERO,
         span: None,
@@ -75,8 +79,10 @@ fn exercise(address: SocketAddr, digests: DigestOffer) {
         lenient: false,
         busy: false,
         core: None,
+        interval: None,
     };
-    let (_, results) = driver::run(&plan).expect("every connection lives");
+    let (_, outcome) = driver::run(&plan, &mut |_| {}).expect("every connection lives");
+    let results = &outcome.works[0];
     assert_eq!(results.errors, 0, "{:?}", results.first_error);
     assert_eq!(results.mismatches, 0, "{:?}", results.first_mismatch);
 }

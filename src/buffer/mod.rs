@@ -7,6 +7,7 @@
 mod buddy;
 mod pool;
 
+pub use crate::sys::hugepage::Pages;
 pub use pool::{Pool, PoolConfig, PoolReport};
 
 use crate::sys::hugepage::{Lent, Loan, Slot};

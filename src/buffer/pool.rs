@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use super::buddy::{Buddy, ORDERS, bytes_of, order_for};
 use super::{Buffer, CHUNK, LARGEST};
-use crate::sys::hugepage::{self, Backing, MapOptions, Mapping, Slot};
+use crate::sys::hugepage::{self, MapOptions, Mapping, Pages, Slot};
 
 /// How much, and where.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +27,10 @@ pub struct PoolConfig {
 pub struct PoolReport {
     /// Bytes in the pool.
     pub bytes: usize,
-    /// Kind of pages.
-    pub backing: Backing,
+    /// Kinds of pages.
+    pub pages: Pages,
+    /// The NUMA node it is bound to.
+    pub node: Option<u32>,
     /// What was wished for and is not so, in sentences.
     pub notes: Vec<String>,
 }
@@ -65,18 +67,26 @@ struct State {
 }
 
 impl Pool {
-    /// Maps the memory and touches all of it.
+    /// Maps the memory and touches all of it; in reserved huge pages, if there are enough.
     ///
     /// # Errors
     /// When there is no memory.
     pub fn new(config: PoolConfig) -> io::Result<(Self, PoolReport)> {
+        Self::with_reserved(config, usize::MAX)
+    }
+
+    /// As [`Self::new`], with so many reserved huge pages of 2 MiB at most: its part of those that several pools share.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn with_reserved(config: PoolConfig, pages: usize) -> io::Result<(Self, PoolReport)> {
         let options = MapOptions {
             hugepages: config.hugepages,
             reserved: true,
             numa_node: config.numa_node,
             touch: true,
         };
-        let (slot, report) = hugepage::map(config.bytes.max(LARGEST), options)?;
+        let (slot, report) = hugepage::map_with(config.bytes.max(LARGEST), pages, options)?;
         let total = slot.len();
         let mapping = Rc::clone(slot.mapping());
         let state = State {
@@ -92,7 +102,8 @@ impl Pool {
         }));
         let report = PoolReport {
             bytes: report.bytes,
-            backing: report.backing,
+            pages: report.pages,
+            node: report.node,
             notes: report.notes,
         };
         Ok((pool, report))

@@ -1,15 +1,19 @@
 //! `ringtgt bench`: measures an iSCSI target, ours or another.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 
 use crate::initiator::driver;
-use crate::initiator::plan::{Access, DriverError, Length, Operation, Plan};
+use crate::initiator::latency::Outcome;
+use crate::initiator::plan::{Access, DriverError, Length, Operation, Plan, Work};
 use crate::initiator::url::LunUrl;
 use crate::initiator::{DigestOffer, Offers};
 
+mod also;
 mod ceiling;
+mod picture;
 mod report;
 
 /// Longest command, in bytes.
@@ -23,20 +27,40 @@ Examples:
   How many random 4 KiB reads per second, with four sessions?
     ringtgt bench iscsi://HOST/IQN/0 --pattern random --depth 32 --connections 4 --seconds 30
 
+  How long do commands take at half that rate, stalls of the target included?
+    ringtgt bench iscsi://HOST/IQN/0 --rate 100000 --depth 64 --connections 4 --picture --svg latency.svg
+
+  How near to the limit of this machine is it? (two cores: 0 for what serves, 1 for the client)
+    ringtgt bench --ceiling=127.0.0.1:3999 --core 0 &
+    ringtgt bench iscsi://127.0.0.1:3999/iqn.2026-11.io.ringtgt:ceiling/0 --core 1
+
+  What does a reader notice of a writer beside it? (DESTROYS what is on the logical unit)
+    ringtgt bench iscsi://HOST/IQN/0 --depth 1 --also op=write,block-size=1m,depth=8
+
   How much can be written? (DESTROYS what is on the logical unit)
     ringtgt bench iscsi://HOST/IQN/0 --op write --block-size 256k --depth 8
 
   Does the target keep what it was given? (DESTROYS what is on the logical unit)
     ringtgt bench iscsi://HOST/IQN/0 --op write --pattern random --verify --header-digest --data-digest
 
-Exit status: 0 when every command ended in GOOD and all compared data was right, else 1.";
+JSON (--json), one object; keys are only ever added:
+  url, capacity_blocks, logical_block_size, seed, negotiated { .. }, elapsed_seconds,
+  op, read_percent, pattern, block_size, depth, connections, rate (null in a closed loop),
+  read, write, total: { commands, bytes, iops, bytes_per_second,
+                        latency_ns { mean, min, p50, p90, p99, p99_9, p99_99, max } },
+  errors, first_error, refused, unissued, verified, mismatches, first_mismatch: of the first stream of commands,
+  jobs: every stream, the --also ones after the first, with the keys of the last three lines,
+  client { ran_ns, waited_ns }: the time of bench's own thread while it measured.
 
-/// Measures an iSCSI target: issues reads or writes in a closed loop and reports rates and latencies.
+Exit status: 0 when every command ended in GOOD and all compared data was right, 1 when not or when there are no
+results, 2 when the options are wrong.";
+
+/// Measures an iSCSI target: issues reads or writes and reports rates and latencies.
 ///
 /// Works against any target. A given number of commands (--depth) is kept outstanding on every
-/// connection; each connection is a session of its own. One thread does it all and, unless --busy no,
-/// spins on one core: give it a core that the target does not use, and do not compare results of
-/// different machines or of a machine that is busy otherwise.
+/// connection (a closed loop), or commands are issued at a fixed --rate; each connection is a session of its
+/// own. One thread does it all and, unless --busy no, spins on one core: give it a core that the target does
+/// not use, and do not compare results of different machines or of a machine that is busy otherwise.
 ///
 /// Only --op write and --op mixed change the logical unit. They destroy what is on it.
 #[derive(clap::Args, Clone, Debug)]
@@ -69,6 +93,18 @@ pub struct BenchArgs {
     /// Connections, each a session of its own.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     connections: u16,
+
+    /// Issues N commands per second, on all connections together, whether the target keeps up or not, with
+    /// at most --depth outstanding on each. Latency then counts from the time a command was due, so that
+    /// stalls are not hidden by the commands they held up.
+    #[arg(long, value_name = "N", value_parser = rate)]
+    rate: Option<f64>,
+
+    /// Runs a second stream of commands beside the first, on connections of its own but in the same thread,
+    /// and reports it separately: keys of op, mix, pattern, block-size, depth, connections, rate as in
+    /// op=write,block-size=1m,depth=8; what is not said is as in the first. May be given several times.
+    #[arg(long, value_name = "KEY=VALUE,..")]
+    also: Vec<String>,
 
     /// How long to measure.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, conflicts_with = "count")]
@@ -144,6 +180,18 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N")]
     core: Option<u32>,
 
+    /// Tells so often, on standard error, how it goes.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    interval: Option<Duration>,
+
+    /// Shows how latencies are distributed.
+    #[arg(long, conflicts_with = "json")]
+    picture: bool,
+
+    /// Draws latency by percentile into FILE.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+
     /// Prints the results as one JSON object.
     #[arg(long)]
     json: bool,
@@ -200,6 +248,9 @@ pub enum BenchError {
         /// The first, in words.
         first: String,
     },
+    /// The picture cannot be kept.
+    #[error("{0}")]
+    Picture(String),
     /// The ceiling cannot be served.
     #[error("{0}")]
     Ceiling(String),
@@ -217,24 +268,43 @@ pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
         return ceiling::serve(&args.ceiling, address, offers(args)?, args.core);
     }
     let plan = plan(args)?;
-    let (facts, results) = driver::run(&plan)?;
+    let (facts, outcome) = driver::run(&plan, &mut |progress| {
+        super::running::say(&report::line_of(progress));
+    })?;
     if args.json {
-        println!("{}", report::json_of(&plan, &facts, &results));
+        println!("{}", report::json_of(&plan, &facts, &outcome));
     } else {
-        print!("{}", report::text_of(&plan, &facts, &results));
+        print!("{}", report::text_of(&plan, &facts, &outcome));
+        if args.picture {
+            print!("{}", picture::text_of(&plan, &outcome));
+        }
     }
-    if results.mismatches > 0 {
-        return Err(BenchError::Data {
-            mismatches: results.mismatches,
-            verified: results.verified,
-            first: results.first_mismatch.unwrap_or_default(),
-        });
+    if let Some(path) = &args.svg {
+        std::fs::write(path, picture::svg_of(&plan, &outcome)).map_err(|error| {
+            BenchError::Picture(format!("cannot write {}: {error}", path.display()))
+        })?;
     }
-    if results.errors > 0 {
-        return Err(BenchError::Commands {
-            errors: results.errors,
-            first: results.first_error.unwrap_or_default(),
-        });
+    judge(&outcome)
+}
+
+/// Failed commands and wrong data are failures of the whole.
+fn judge(outcome: &Outcome) -> Result<(), BenchError> {
+    for results in &outcome.works {
+        if results.mismatches > 0 {
+            return Err(BenchError::Data {
+                mismatches: results.mismatches,
+                verified: results.verified,
+                first: results.first_mismatch.clone().unwrap_or_default(),
+            });
+        }
+    }
+    for results in &outcome.works {
+        if results.errors > 0 {
+            return Err(BenchError::Commands {
+                errors: results.errors,
+                first: results.first_error.clone().unwrap_or_default(),
+            });
+        }
     }
     Ok(())
 }
@@ -279,24 +349,26 @@ fn plan(args: &BenchArgs) -> Result<Plan, BenchError> {
         .url
         .clone()
         .ok_or_else(|| BenchError::Options("a URL is missing".to_owned()))?;
+    let work = Work {
+        operation: operation(args.op, args.mix),
+        access: access(args.pattern),
+        block_size: args.block_size,
+        depth: args.depth,
+        connections: args.connections,
+        rate: args.rate,
+    };
+    let also = args
+        .also
+        .iter()
+        .map(|text| also::parse(text, &work, args.mix).map_err(BenchError::Options))
+        .collect::<Result<Vec<_>, _>>()?;
+    check(args, &work, &also)?;
     Ok(Plan {
         url,
         initiator_name: args.initiator_name.clone(),
         offers,
-        operation: match args.op {
-            Op::Read => Operation::Read,
-            Op::Write => Operation::Write,
-            Op::Mixed => Operation::Mixed {
-                read_percent: args.mix,
-            },
-        },
-        access: match args.pattern {
-            Pattern::Sequential => Access::Sequential,
-            Pattern::Random => Access::Random,
-        },
-        block_size: args.block_size,
-        depth: args.depth,
-        connections: args.connections,
+        also,
+        work,
         length: args
             .count
             .map_or(Length::Time(args.seconds), Length::Commands),
@@ -307,7 +379,51 @@ fn plan(args: &BenchArgs) -> Result<Plan, BenchError> {
         lenient: args.lenient,
         busy: args.busy == YesNo::Yes,
         core: args.core,
+        interval: args.interval,
     })
+}
+
+/// What goes together and what does not.
+fn check(args: &BenchArgs, work: &Work, also: &[Work]) -> Result<(), BenchError> {
+    let wrong = |text: &str| Err(BenchError::Options(text.to_owned()));
+    if args.verify && !also.is_empty() {
+        return wrong("--verify cannot tell who wrote what: not together with --also");
+    }
+    let paced = std::iter::once(work)
+        .chain(also)
+        .any(|work| work.rate.is_some());
+    if paced && args.busy == YesNo::No {
+        return wrong(
+            "a fixed rate needs a client that is never late: not together with --busy no",
+        );
+    }
+    Ok(())
+}
+
+const fn operation(op: Op, read_percent: u8) -> Operation {
+    match op {
+        Op::Read => Operation::Read,
+        Op::Write => Operation::Write,
+        Op::Mixed => Operation::Mixed { read_percent },
+    }
+}
+
+const fn access(pattern: Pattern) -> Access {
+    match pattern {
+        Pattern::Sequential => Access::Sequential,
+        Pattern::Random => Access::Random,
+    }
+}
+
+/// Commands per second.
+fn rate(text: &str) -> Result<f64, String> {
+    let number: f64 = text
+        .parse()
+        .map_err(|_| "not a number of commands per second".to_owned())?;
+    (0.001..=1e9)
+        .contains(&number)
+        .then_some(number)
+        .ok_or_else(|| "must be from 0.001 to 1e9 commands per second".to_owned())
 }
 
 /// "4k", "1M", "2G", "512": powers of 1024.
@@ -363,7 +479,7 @@ mod tests {
         bench: BenchArgs,
     }
 
-    fn parse(options: &[&str]) -> Result<BenchArgs, String> {
+    pub(super) fn parse(options: &[&str]) -> Result<BenchArgs, String> {
         let fixed = ["bench", "iscsi://h/iqn.2024-01.com.example:a/1"];
         Line::try_parse_from(fixed.iter().chain(options))
             .map(|line| line.bench)
@@ -374,7 +490,7 @@ mod tests {
     fn without_options_nothing_is_written() {
         let plan = plan(&parse(&[]).unwrap()).unwrap();
         assert_eq!(
-            (plan.operation, plan.block_size, plan.depth),
+            (plan.work.operation, plan.work.block_size, plan.work.depth),
             (Operation::Read, 4096, 32)
         );
         assert_eq!(plan.length, Length::Time(Duration::from_secs(10)));
@@ -396,9 +512,9 @@ mod tests {
             "yes",
         ]);
         let plan = plan(&args.unwrap()).unwrap();
-        assert_eq!(plan.operation, Operation::Mixed { read_percent: 30 });
+        assert_eq!(plan.work.operation, Operation::Mixed { read_percent: 30 });
         assert_eq!(
-            (plan.block_size, plan.length),
+            (plan.work.block_size, plan.length),
             (65_536, Length::Commands(9))
         );
         assert!(plan.offers.initial_r2t);
@@ -418,6 +534,41 @@ mod tests {
         }
         let args = parse(&["--first-burst", "2M"]).unwrap();
         assert!(plan(&args).unwrap_err().to_string().contains("--max-burst"));
+    }
+
+    #[test]
+    fn a_second_stream_is_like_the_first_where_nothing_else_is_said() {
+        let args = parse(&["--depth", "1", "--also", "op=write,block-size=1m,depth=8"]).unwrap();
+        let plan = plan(&args).unwrap();
+        let [also] = &plan.also[..] else {
+            panic!("one more stream")
+        };
+        assert_eq!((plan.work.depth, plan.work.operation), (1, Operation::Read));
+        assert_eq!((also.depth, also.operation), (8, Operation::Write));
+        assert_eq!((also.block_size, also.access), (1 << 20, plan.work.access));
+        for (options, text) in [
+            (&["--also", "depth=0"][..], "1 to 4096"),
+            (&["--also", "color=red"], "no such key"),
+            (&["--also", "op=write", "--verify"], "--verify"),
+            (&["--rate", "5", "--busy", "no"], "--busy no"),
+            (&["--also", "rate=0"], "0.001"),
+        ] {
+            let error = super::plan(&parse(options).unwrap())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(text), "{options:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_needed_unless_the_ceiling_is_served() {
+        let parse =
+            |line: &[&str]| Line::try_parse_from(["bench"].iter().chain(line)).map(|l| l.bench);
+        assert!(parse(&[]).is_err());
+        let args = parse(&["--ceiling"]).unwrap();
+        assert_eq!(args.ceiling.ceiling.unwrap().to_string(), "127.0.0.1:0");
+        assert!(parse(&["--ceiling=[::1]:3999", "--ceiling-loop", "naive"]).is_ok());
+        assert!(parse(&["--ceiling-loop", "naive", "iscsi://h/iqn.x/0"]).is_err());
     }
 
     #[test]

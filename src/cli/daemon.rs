@@ -39,7 +39,7 @@ pub fn run(arguments: &DaemonArguments) -> Result<(), CommandError> {
     running::start_log(&arguments.log)?;
     let path = find(arguments.config.as_deref())?;
     let config = load(&path, arguments.port)?;
-    running::run(&config, |facts| announce(&path, facts))
+    running::run(&config, announce_budget, |facts| announce(&path, facts))
 }
 
 fn find(named: Option<&Path>) -> Result<PathBuf, CommandError> {
@@ -87,6 +87,13 @@ fn load(path: &Path, port: Option<u16>) -> Result<Config, CommandError> {
             mistakes.iter().map(|m| mistake(m.to_string())).collect(),
         )),
     }
+}
+
+fn announce_budget(facts: &Facts) {
+    for (index, reactor) in facts.reactors.iter().enumerate() {
+        tracing::info!("reactor {index}: {reactor}");
+    }
+    tracing::info!("memory: {}", facts.budget());
 }
 
 fn announce(path: &Path, facts: &Facts) {

@@ -36,8 +36,13 @@ pub(super) fn say(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Starts what `config` says, calls `announce`, and runs until SIGINT or SIGTERM. SIGUSR1 prints the counters.
-pub(super) fn run(config: &Config, announce: impl FnOnce(&Facts)) -> Result<(), CommandError> {
+/// Starts what `config` says, calls `budget` before anybody is let in and `announce` when all runs, and goes on until
+/// SIGINT or SIGTERM. SIGUSR1 prints the counters.
+pub(super) fn run(
+    config: &Config,
+    budget: fn(&Facts),
+    announce: impl FnOnce(&Facts),
+) -> Result<(), CommandError> {
     let io = |what: &str, error: &std::io::Error| {
         CommandError::failed(Failure(vec![format!("{what}: {error}")]))
     };
@@ -52,6 +57,7 @@ pub(super) fn run(config: &Config, announce: impl FnOnce(&Facts)) -> Result<(), 
         handle.close();
     };
     let settings = Settings {
+        on_budget: Some(budget),
         on_failure: Some(Box::new(on_failure)),
         ..Settings::default()
     };

@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::{CommandError, running};
 use crate::control::config::{Portal, Reactors, Storage, TargetConfig};
+use crate::control::placement::Sqpoll;
 use crate::control::{
     BackendKind, Config, Facts, LunFacts, PollPolicy, cores, names, portal, size,
 };
@@ -44,6 +45,9 @@ pub struct ServeArguments {
     /// How to wait: busy spins, event sleeps, adaptive spins a moment and then sleeps
     #[arg(long, default_value = "adaptive")]
     poll: PollPolicy,
+    /// Let a kernel thread take operations from each ring: yes needs a core to spare for each, force does not
+    #[arg(long, value_name = "no|yes|force", default_value = "no")]
+    sqpoll: Sqpoll,
     /// Log level: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     log: String,
@@ -82,12 +86,28 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
 /// When nothing can be served, or not everything was saved at the end.
 pub fn run(arguments: &ServeArguments) -> Result<(), CommandError> {
     running::start_log(&arguments.log)?;
-    running::run(&arguments.config(), |facts| {
-        let text = announcement(facts, arguments.portals.is_empty());
-        // Nobody may be reading; serving goes on.
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    })
+    running::run(
+        &arguments.config(),
+        |facts| print(&budget(facts)),
+        |facts| print(&announcement(facts, arguments.portals.is_empty())),
+    )
+}
+
+/// Nobody may be reading; serving goes on.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// What every reactor got, before anybody is let in.
+fn budget(facts: &Facts) -> String {
+    let mut text = String::new();
+    for (index, reactor) in facts.reactors.iter().enumerate() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "reactor {index:<2} {reactor}");
+    }
+    let _ = writeln!(text, "memory     {}", facts.budget());
+    text
 }
 
 impl ServeArguments {
@@ -121,6 +141,7 @@ impl ServeArguments {
             reactors: Reactors {
                 cores: self.cores.clone().map(|list| list.0),
                 poll: self.poll,
+                sqpoll: self.sqpoll,
                 ..Reactors::default()
             },
             ..Config::default()
@@ -228,7 +249,7 @@ mod tests {
     #[test]
     fn every_option_is_taken() {
         let line = "x --portal 10.0.0.1 --portal [::1]:3261 --iqn IQN.2024-01.com.X:y --backend ram --block-size 4096 \
-            --read-only --cores 0,2 --poll busy --size 1M";
+            --read-only --cores 0,2 --poll busy --size 1M --sqpoll yes";
         let config = parse(line).expect("good").config();
         let addresses: Vec<_> = config
             .portals
@@ -242,6 +263,7 @@ mod tests {
         assert!(config.storages[0].read_only);
         assert_eq!(config.reactors.cores, Some(vec![0, 2]));
         assert_eq!(config.reactors.poll, PollPolicy::Busy);
+        assert_eq!(config.reactors.sqpoll, Sqpoll::Yes);
     }
 
     #[test]
@@ -255,6 +277,7 @@ mod tests {
             "x --block-size 1024",
             "x --cores a",
             "x --poll often",
+            "x --sqpoll maybe",
             "x --frobnicate",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
@@ -278,6 +301,8 @@ mod tests {
             }],
             portals: vec![portal],
             cores: vec![0, 1],
+            reactors: Vec::new(),
+            sessions: 1024,
             poll: PollPolicy::Adaptive,
             notes: vec!["no huge pages".to_owned()],
         };
@@ -295,6 +320,10 @@ mod tests {
         ] {
             assert!(text.contains(want), "{want}\n{text}");
         }
+        assert_eq!(
+            budget(&facts),
+            "memory     0 MiB of buffers in all, allocated; at most 1024 sessions\n"
+        );
         assert!(text.ends_with("\nready\n"));
         assert!(announcement(&facts, true).contains("--portal 0.0.0.0"));
     }

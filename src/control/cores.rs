@@ -1,4 +1,4 @@
-//! Which cores the reactors get.
+//! Lists of cores, as people write and read them.
 
 /// Highest core number that is understood.
 pub const CORE_MAX: u64 = 4095;
@@ -55,58 +55,6 @@ pub fn show(cores: &[u32]) -> String {
     parts.iter().map(part).collect::<Vec<_>>().join(",")
 }
 
-/// The cores to choose from when nobody asked for any: what the process `started` with, and the `isolated` ones among
-/// those it can reach, unless it was kept from others too: then somebody chose for it.
-#[must_use]
-pub fn candidates(started: &[u32], reachable: &[u32], isolated: &[u32]) -> Vec<u32> {
-    let others = reachable.iter().filter(|core| !started.contains(core));
-    if others.clone().all(|core| isolated.contains(core)) {
-        let mut all = [started, &others.copied().collect::<Vec<_>>()].concat();
-        all.sort_unstable();
-        return all;
-    }
-    started.to_vec()
-}
-
-/// The cores to use: those asked for, if the process may; else the ones the kernel keeps free of other
-/// work; else all it may use but one for the rest of the machine, when there are more than two.
-///
-/// # Errors
-/// When a core that was asked for is not allowed.
-pub fn choose(
-    asked: Option<&[u32]>,
-    allowed: &[u32],
-    isolated: &[u32],
-) -> Result<Vec<u32>, String> {
-    if let Some(asked) = asked {
-        let strange: Vec<u32> = asked
-            .iter()
-            .copied()
-            .filter(|core| !allowed.contains(core))
-            .collect();
-        if !strange.is_empty() {
-            let (strange, allowed) = (show(&strange), show(allowed));
-            return Err(format!(
-                "this process may not run on core {strange}; it may on {allowed}"
-            ));
-        }
-        return Ok(asked.to_vec());
-    }
-    let mut kept: Vec<u32> = allowed
-        .iter()
-        .copied()
-        .filter(|core| isolated.contains(core))
-        .collect();
-    if kept.is_empty() {
-        let spare = usize::from(allowed.len() > 2);
-        kept = allowed.get(spare..).unwrap_or_default().to_vec();
-    }
-    if kept.is_empty() {
-        return Err("there is no core this process may run on".to_owned());
-    }
-    Ok(kept)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,25 +83,5 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn isolated_cores_are_reached_for_unless_somebody_chose() {
-        // The kernel starts every process on the others.
-        assert_eq!(candidates(&[0, 1], &[0, 1, 2, 3], &[2, 3]), [0, 1, 2, 3]);
-        assert_eq!(candidates(&[2], &[0, 1, 2, 3], &[2, 3]), [2], "taskset");
-        assert_eq!(candidates(&[1], &[0, 1, 2, 3], &[2, 3]), [1], "taskset");
-        assert_eq!(candidates(&[0, 1], &[0, 1, 2], &[2, 3]), [0, 1, 2]);
-        assert_eq!(candidates(&[0, 1], &[0, 1], &[]), [0, 1]);
-    }
-
-    #[test]
-    fn isolated_cores_come_first_and_one_core_is_left_to_the_machine() {
-        assert_eq!(choose(None, &[0, 1], &[]), Ok(vec![0, 1]));
-        assert_eq!(choose(None, &[0, 1, 2, 3], &[]), Ok(vec![1, 2, 3]));
-        assert_eq!(choose(None, &[0, 1, 2, 3], &[2, 3, 9]), Ok(vec![2, 3]));
-        assert_eq!(choose(Some(&[3]), &[0, 1, 2, 3], &[2]), Ok(vec![3]));
-        assert!(choose(Some(&[7]), &[0, 1], &[]).is_err());
-        assert!(choose(None, &[], &[]).is_err());
     }
 }

@@ -11,7 +11,7 @@ use crate::stats::Cell;
 
 /// One reactor, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReactorFacts {
+pub struct ReactorLoad {
     /// The core it stays on.
     pub core: u32,
     /// How it waits.
@@ -31,10 +31,10 @@ pub struct ReactorFacts {
 impl Controller {
     /// The reactors, in their order.
     #[must_use]
-    pub fn reactors(&self) -> Vec<ReactorFacts> {
+    pub fn reactors(&self) -> Vec<ReactorLoad> {
         let policies = self.policies();
         let cores = self.facts.cores.iter().zip(policies.iter());
-        let facts = |((core, poll), cell): ((&u32, &PollPolicy), &Arc<Cell>)| ReactorFacts {
+        let facts = |((core, poll), cell): ((&u32, &PollPolicy), &Arc<Cell>)| ReactorLoad {
             core: *core,
             poll: *poll,
             sessions: sessions(cell),
@@ -87,7 +87,8 @@ impl Controller {
     }
 }
 
-fn sessions(cell: &Cell) -> u64 {
+/// Sessions on a reactor.
+pub(super) fn sessions(cell: &Cell) -> u64 {
     let came = cell.sessions_opened.value() + cell.sessions_moved_in.value();
     came.saturating_sub(cell.sessions_closed.value() + cell.sessions_moved_out.value())
 }

@@ -8,12 +8,14 @@ mod build;
 pub mod config;
 pub mod cores;
 pub mod directory;
+mod facts;
 mod farewell;
 mod json;
 pub mod listener;
 mod live;
-mod memory;
 pub mod names;
+mod near;
+pub mod placement;
 mod plan;
 pub mod portal;
 mod service;
@@ -27,9 +29,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use self::config::Config;
+pub use self::facts::{Facts, LunFacts, ReactorFacts, TargetFacts};
+pub use self::live::{ReactorLoad, lines_of};
 pub use crate::backend::spec::BackendKind;
-pub use crate::reactor::{PollPolicy, Unmoved, Whereabouts};
-pub use live::{ReactorFacts, lines_of};
+pub use crate::buffer::Pages;
+pub use crate::reactor::{PollPolicy, Registration, Unmoved, Whereabouts};
 
 use self::directory::Directory;
 use self::listener::{Acceptor, ConnectionLimits, Listeners, Newcomers};
@@ -41,8 +45,7 @@ use crate::reactor::{Berth, Census, Mailbox, Message, Surroundings};
 use crate::session::SessionLimits;
 use crate::session::login::LoginLimits;
 use crate::stats::{self, Cell};
-use crate::sys::memory::Memory;
-use crate::sys::{cpu, numa, socket};
+use crate::sys::socket;
 
 /// Events that wait for the control thread to log them.
 const EVENTS: usize = 1024;
@@ -64,6 +67,8 @@ pub struct Settings {
     pub patience: Duration,
     /// How long the media may take after that to make stable what was written.
     pub flush_patience: Duration,
+    /// Called once, when all memory is allocated and nobody has been let in yet.
+    pub on_budget: Option<fn(&Facts)>,
     /// Called once, with a sentence, when the data plane fails while nobody stopped it.
     pub on_failure: Option<Box<dyn FnOnce(String) + Send>>,
 }
@@ -77,6 +82,7 @@ impl Default for Settings {
             sessions: SessionLimits::default(),
             patience: PATIENCE,
             flush_patience: FLUSH_PATIENCE,
+            on_budget: None,
             on_failure: None,
         }
     }
@@ -108,47 +114,6 @@ impl Failure {
     }
 }
 
-/// What is served, for people.
-#[derive(Clone, Debug)]
-pub struct Facts {
-    /// Targets, by name.
-    pub targets: Vec<TargetFacts>,
-    /// Addresses listened on.
-    pub portals: Vec<SocketAddr>,
-    /// Cores, one reactor on each.
-    pub cores: Vec<u32>,
-    /// How the reactors wait.
-    pub poll: PollPolicy,
-    /// What was wished for and is not so, in sentences.
-    pub notes: Vec<String>,
-}
-
-/// One target, for people.
-#[derive(Clone, Debug)]
-pub struct TargetFacts {
-    /// iSCSI name.
-    pub name: String,
-    /// Addresses it is reached at.
-    pub portals: Vec<SocketAddr>,
-    /// Its LUNs.
-    pub luns: Vec<LunFacts>,
-}
-
-/// One LUN, for people.
-#[derive(Clone, Debug)]
-pub struct LunFacts {
-    /// Its number.
-    pub lun: u16,
-    /// Kind and place of the medium.
-    pub medium: String,
-    /// Size.
-    pub bytes: u64,
-    /// Logical block size, in bytes.
-    pub block_size: u32,
-    /// Whether it takes no writes.
-    pub read_only: bool,
-}
-
 /// A running target.
 #[derive(Debug)]
 pub struct Controller {
@@ -171,26 +136,24 @@ impl Controller {
     ///
     /// # Errors
     /// When something cannot be had; then nothing runs.
-    pub fn start(config: &Config, settings: Settings) -> Result<Self, Failure> {
+    pub fn start(config: &Config, mut settings: Settings) -> Result<Self, Failure> {
+        let on_budget = settings.on_budget.take();
         let mut notes = config.notes.clone();
-        let cores = prepare(config, &mut notes)?;
+        if let Err(error) = socket::raise_descriptor_limit() {
+            notes.push(format!("the limit of open files stays as it is: {error}"));
+        }
         let mut listeners = Listeners::default();
         let bound = bind(config, &mut listeners)?;
         let mut opened = build::open_storages(config, &settings).map_err(Failure)?;
         notes.append(&mut opened.notes);
         let targets = Arc::new(build::targets(config, &opened, &bound));
-        let plan = Plan {
-            config,
-            settings: &settings,
-            cores: &cores,
-            seats: &opened.seats,
-        };
+        let plan = Plan::new(config, &settings, &opened.seats, &mut notes)?;
         let service =
             Service::new().map_err(|e| Failure::one(format!("the control thread: {e}")))?;
         let (event_sender, events) = sync_channel(EVENTS);
-        let berths = berths(cores.len())?;
+        let berths = berths(plan.count())?;
         let mailboxes: Vec<_> = berths.iter().map(Berth::mailbox).collect();
-        let counters: Vec<Arc<Cell>> = cores.iter().map(|_| Arc::default()).collect();
+        let counters: Vec<Arc<Cell>> = (0..plan.count()).map(|_| Arc::default()).collect();
         let around = |counters: &Arc<Cell>| Surroundings {
             peers: mailboxes.clone(),
             control: service.mailbox(),
@@ -201,7 +164,9 @@ impl Controller {
         let offload = plan.offload()?;
         let reactors = plan.start(&offload, berths, around, &mut notes)?;
         let census = Arc::new(Census::default());
-        let facts = plan.facts(&targets, &bound, notes);
+        let facts = plan.facts(&targets, &bound, reactors.facts, notes);
+        let reactors = reactors.threads;
+        on_budget.inspect(|tell| tell(&facts));
         let acceptor = Acceptor {
             listeners,
             targets,
@@ -211,9 +176,10 @@ impl Controller {
             reactors: mailboxes.clone(),
             turn: 0,
         };
+        let directory = Directory::new(plan.count());
         let duty = Duty {
             acceptor,
-            directory: Directory::new(plan.count()),
+            directory,
             events,
             counters: counters.clone(),
             balance: config.reactors.balance,
@@ -295,51 +261,6 @@ pub fn summary_of(counters: &[Arc<Cell>]) -> String {
     stats::summary(counters.iter().map(|cell| &**cell))
 }
 
-/// Raises the limit of open files; gives the reactors' cores.
-fn prepare(config: &Config, notes: &mut Vec<String>) -> Result<Vec<u32>, Failure> {
-    if let Err(error) = socket::raise_descriptor_limit() {
-        notes.push(format!("the limit of open files stays as it is: {error}"));
-    }
-    let (reachable, isolated) = (cpu::reachable_cores(), cpu::isolated_cores());
-    if let Some(asked) = &config.reactors.cores {
-        return cores::choose(Some(asked), &reachable, &isolated).map_err(Failure::one);
-    }
-    let started = cpu::allowed_cores();
-    let mut allowed = cores::candidates(&started, &reachable, &isolated);
-    if let Some(node) = config.numa_node(notes) {
-        let near = |core: &u32| numa::node_of_core(*core) == Some(node);
-        if allowed.iter().any(near) {
-            allowed.retain(near);
-        } else {
-            notes.push(format!("NUMA node {node} has no core this process may use"));
-        }
-    }
-    let mut cores = cores::choose(None, &allowed, &isolated).map_err(Failure::one)?;
-    let time = cpu::parallelism();
-    if time < started.len() && time < cores.len() {
-        notes.push(format!(
-            "the control group has time for {time} cores: {time} reactors instead of {}",
-            cores.len()
-        ));
-        cores.truncate(time);
-    }
-    let most = memory::most_reactors(Memory::here());
-    if most < cores.len() {
-        notes.push(format!(
-            "there is memory for {most} reactors, not for {}",
-            cores.len()
-        ));
-        cores.truncate(most);
-    }
-    Ok(cores)
-}
-
-/// Where the reactors will sleep.
-fn berths(count: usize) -> Result<Vec<Berth>, Failure> {
-    let berths: Result<Vec<_>, _> = (0..count).map(|_| Berth::new()).collect();
-    berths.map_err(|e| Failure::one(format!("a reactor cannot be made: {e}")))
-}
-
 /// Binds every portal; gives their ids and what the addresses became.
 fn bind(config: &Config, listeners: &mut Listeners) -> Result<Vec<(u64, SocketAddr)>, Failure> {
     let mut bound = Vec::new();
@@ -358,4 +279,9 @@ fn bind(config: &Config, listeners: &mut Listeners) -> Result<Vec<(u64, SocketAd
     } else {
         Err(Failure(problems))
     }
+}
+
+fn berths(count: u16) -> Result<Vec<Berth>, Failure> {
+    let berths: Result<_, _> = (0..count).map(|_| Berth::new()).collect();
+    berths.map_err(|e| Failure::one(format!("a reactor cannot be made: {e}")))
 }

@@ -5,33 +5,83 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::config::{Config, Storage};
-use super::{BackendKind, Facts, Failure, Settings, TargetFacts, build, memory};
+use super::placement::{Placed, Placement, Sqpoll, Wishes, place};
+use super::{BackendKind, Facts, Failure, ReactorFacts, Settings, TargetFacts, build, near};
 use crate::backend::offload::OffloadPool;
 use crate::buffer::PoolConfig;
-use crate::reactor::{self, Berth, ReactorConfig, SPIN, Seat, Starting, Surroundings};
+use crate::reactor::{
+    self, Berth, ReactorConfig, Registration, Report, SPIN, Seat, Starting, Surroundings,
+};
 use crate::session::ReactorId;
 use crate::session::target::{Target, TargetSet};
-use crate::sys::memory::Memory;
+use crate::sys::machine::Machine;
 use crate::sys::ring::{self, RingConfig};
-use crate::sys::{cpu, numa};
 
 /// Threads for what blocks: a storage alone has half of them, and the fifth that hangs takes the last.
 const OFFLOAD_THREADS: usize = 16;
-
-/// With so many cores to spare, one of them is idle when a worker wants it.
-const PLENTY: usize = 2;
 
 /// What the reactors are made from.
 pub(super) struct Plan<'a> {
     pub(super) config: &'a Config,
     pub(super) settings: &'a Settings,
-    pub(super) cores: &'a [u32],
     pub(super) seats: &'a [Seat],
+    pub(super) placement: Placement,
+    /// Whether a storage wants a ring, and may have one.
+    has_ring: bool,
 }
 
-impl Plan<'_> {
+/// The reactors that run, and what they got.
+#[derive(Debug)]
+pub(super) struct Reactors {
+    pub(super) threads: Vec<JoinHandle<()>>,
+    pub(super) facts: Vec<ReactorFacts>,
+}
+
+impl<'a> Plan<'a> {
+    /// Looks at the machine, which by now has the media, and places the reactors.
+    pub(super) fn new(
+        config: &'a Config,
+        settings: &'a Settings,
+        seats: &'a [Seat],
+        notes: &mut Vec<String>,
+    ) -> Result<Self, Failure> {
+        let machine = Machine::here();
+        let wants_ring = config
+            .storages
+            .iter()
+            .any(|s| s.kind == BackendKind::IoUring);
+        let has_ring = wants_ring && ring::probe().is_ok();
+        let mut sqpoll = config.reactors.sqpoll;
+        if sqpoll != Sqpoll::No && !has_ring {
+            sqpoll = Sqpoll::No;
+            let why = if wants_ring {
+                "is denied here"
+            } else {
+                "is not used by any storage"
+            };
+            notes.push(format!("sqpoll has no effect: io_uring {why}"));
+        }
+        let wishes = Wishes {
+            cores: config.reactors.cores.clone(),
+            node: config.numa_node(notes),
+            near: near::hints(config, &machine.topology),
+            sqpoll,
+            bytes_per_node: config.memory.bytes_per_node,
+        };
+        let placement = place(&machine.topology, &machine.limits, &wishes)
+            .map_err(|refusal| Failure::one(refusal.to_string()))?;
+        notes.extend(placement.notes.iter().cloned());
+        Ok(Self {
+            config,
+            settings,
+            seats,
+            placement,
+            has_ring,
+        })
+    }
+
     pub(super) fn count(&self) -> u16 {
-        u16::try_from(self.cores.len()).expect("there are at most 4096 cores")
+        u16::try_from(self.placement.reactors.len()).expect("there are at most 4096 cores")
     }
 
     /// Starts all reactors, or none.
@@ -41,26 +91,28 @@ impl Plan<'_> {
         berths: Vec<Berth>,
         around: Vec<Surroundings>,
         notes: &mut Vec<String>,
-    ) -> Result<Vec<JoinHandle<()>>, Failure> {
-        let memory = self.memory(notes);
-        let ring = self.ring();
+    ) -> Result<Reactors, Failure> {
         let mailboxes: Vec<_> = berths.iter().map(Berth::mailbox).collect();
         // All at once: making memory present takes longest.
         let starting: Vec<_> = berths
             .into_iter()
             .zip(around)
+            .zip(&self.placement.reactors)
             .enumerate()
-            .map(|(index, (berth, around))| {
-                let config = self.reactor(index, memory, ring.clone(), Arc::clone(offload));
+            .map(|(index, ((berth, around), placed))| {
+                let config = self.reactor(index, placed, Arc::clone(offload));
                 reactor::start(config, berth, around)
             })
             .collect();
         let mut threads = Vec::new();
+        let mut facts = Vec::new();
         let mut failure = None;
         for (index, starting) in starting.into_iter().enumerate() {
+            let placed = &self.placement.reactors[index];
             match starting.and_then(Starting::wait) {
                 Ok((thread, report)) => {
                     threads.push(thread);
+                    facts.push(facts_of(placed, &report));
                     for note in report.pool.notes.into_iter().chain(report.notes) {
                         if !notes.contains(&note) {
                             notes.push(note);
@@ -68,14 +120,16 @@ impl Plan<'_> {
                     }
                 }
                 Err(error) => {
-                    let core = self.cores[index];
-                    let sentence = format!("reactor {index} on core {core}: {error}");
+                    let sentence = format!("reactor {index} on core {}: {error}", placed.core);
                     failure.get_or_insert(Failure::one(sentence));
                 }
             }
         }
         match failure {
-            None => Ok(threads),
+            None => {
+                notes.extend(unregistered(&facts));
+                Ok(Reactors { threads, facts })
+            }
             Some(failure) => {
                 stop_all(&mailboxes, threads);
                 Err(failure)
@@ -83,28 +137,22 @@ impl Plan<'_> {
         }
     }
 
-    fn reactor(
-        &self,
-        index: usize,
-        memory: usize,
-        ring: Option<RingConfig>,
-        offload: Arc<OffloadPool>,
-    ) -> ReactorConfig {
-        let core = self.cores[index];
-        let node = numa::node_of_core(core);
+    fn reactor(&self, index: usize, placed: &Placed, offload: Arc<OffloadPool>) -> ReactorConfig {
+        let whole = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         ReactorConfig {
             id: ReactorId(u16::try_from(index).expect("there are at most 4096 cores")),
             count: self.count(),
-            core,
+            core: placed.core,
             poll: self.config.reactors.poll,
             spin: self.config.reactors.spin.unwrap_or(SPIN),
-            shares_core: self.spare_cores().is_empty(),
+            shares_core: self.placement.shares_cores,
             pool: PoolConfig {
-                bytes: memory,
-                numa_node: node.filter(|_| numa::nodes() > 1),
+                bytes: whole(placed.bytes),
+                numa_node: Some(placed.node).filter(|_| self.placement.is_numa),
                 hugepages: true,
             },
-            ring,
+            hugepages: whole(placed.hugepages),
+            ring: self.ring(placed),
             login: self.settings.login,
             limits: self.settings.sessions,
             seats: self.seats.to_vec(),
@@ -112,48 +160,15 @@ impl Plan<'_> {
         }
     }
 
-    /// The cores for what blocks; none when it had better run where the reactors do.
-    fn spare_cores(&self) -> Vec<u32> {
-        let allowed = cpu::allowed_cores();
-        spare_cores(&allowed, self.cores)
-    }
-
-    /// Where threads for what blocks may run.
-    fn worker_cores(&self) -> Vec<u32> {
-        match self.spare_cores() {
-            none if none.is_empty() => cpu::allowed_cores(),
-            spare => spare,
-        }
-    }
-
     /// Threads for what blocks.
     pub(super) fn offload(&self) -> Result<Arc<OffloadPool>, Failure> {
-        OffloadPool::new(OFFLOAD_THREADS, &self.worker_cores())
+        OffloadPool::new(OFFLOAD_THREADS, &self.placement.worker_cores)
             .map_err(|e| Failure::one(format!("threads for what blocks: {e}")))
     }
 
-    /// Bytes of buffers for each reactor.
-    fn memory(&self, notes: &mut Vec<String>) -> usize {
-        let reactors = u64::from(self.count());
-        let nodes = u64::try_from(numa::nodes()).unwrap_or(1).min(reactors);
-        let asked = self
-            .config
-            .memory
-            .bytes_per_node
-            .map(|bytes| bytes.saturating_mul(nodes) / reactors);
-        let (bytes, note) = memory::per_reactor(Memory::here(), reactors, asked);
-        notes.extend(note);
-        usize::try_from(bytes).unwrap_or(usize::MAX)
-    }
-
-    /// A ring for each reactor, where that is allowed; the media said already what follows if not.
-    fn ring(&self) -> Option<RingConfig> {
-        let needed = self
-            .config
-            .storages
-            .iter()
-            .any(|storage| storage.kind == BackendKind::IoUring);
-        if !needed || ring::probe().is_err() {
+    /// A ring for a reactor, where that is allowed; the media said already what follows if not.
+    fn ring(&self, placed: &Placed) -> Option<RingConfig> {
+        if !self.has_ring {
             return None;
         }
         let depth = |storage: &Storage| storage.queue_depth.unwrap_or(0);
@@ -165,8 +180,8 @@ impl Plan<'_> {
             .fold(1024, u32::saturating_add);
         Some(RingConfig {
             entries: entries.min(self.settings.ring_entries),
-            worker_cores: self.worker_cores(),
-            sqpoll: None,
+            worker_cores: self.placement.worker_cores.clone(),
+            sqpoll: placed.sqpoll,
         })
     }
 
@@ -174,6 +189,7 @@ impl Plan<'_> {
         &self,
         targets: &TargetSet,
         bound: &[(u64, SocketAddr)],
+        reactors: Vec<ReactorFacts>,
         notes: Vec<String>,
     ) -> Facts {
         let target = |target: &Arc<Target>| TargetFacts {
@@ -188,26 +204,45 @@ impl Plan<'_> {
         Facts {
             targets: targets.targets.iter().map(target).collect(),
             portals: bound.iter().map(|(_, address)| *address).collect(),
-            cores: self.cores.to_vec(),
+            cores: self.placement.cores(),
+            sessions: reactors
+                .iter()
+                .map(|reactor| reactor.sessions)
+                .sum::<usize>()
+                .min(self.settings.connections.open as usize),
+            reactors,
             poll: self.config.reactors.poll,
             notes,
         }
     }
 }
 
-/// The allowed cores without reactors, if there are at least [`PLENTY`].
-///
-/// A single one is where everything else of the machine runs, often a client that polls: an operation that
-/// waits there for the scheduler takes milliseconds. Then a worker may run anywhere, the reactor's own core included,
-/// and the reactor gives way (measured on 2 cores, 4 KiB buffered writes on ext4, interleaved on a loaded machine:
-/// 2.1 k/s on the one spare core against 8.5 k/s anywhere at depth 1, 4.1 k/s against 61 k/s at depth 32).
-fn spare_cores(allowed: &[u32], reactors: &[u32]) -> Vec<u32> {
-    let spare = allowed.iter().filter(|core| !reactors.contains(core));
-    let spare: Vec<u32> = spare.copied().collect();
-    if spare.len() < PLENTY {
-        return Vec::new();
+/// What a reactor got, for people.
+fn facts_of(placed: &Placed, report: &Report) -> ReactorFacts {
+    ReactorFacts {
+        core: placed.core,
+        why: placed.why.clone(),
+        bytes: report.pool.bytes,
+        pages: report.pool.pages,
+        node: report.pool.node,
+        registration: report.registration.clone(),
+        sqpoll: placed.sqpoll.filter(|_| report.has_sq_thread),
+        sessions: report.sessions,
     }
-    spare
+}
+
+/// One sentence, however many reactors it is about.
+fn unregistered(reactors: &[ReactorFacts]) -> Option<String> {
+    let why = |facts: &ReactorFacts| match &facts.registration {
+        Registration::Refused(why) => Some(why.clone()),
+        Registration::Registered | Registration::NoRing => None,
+    };
+    let why = reactors.iter().find_map(why)?;
+    let kib = reactors.iter().map(|facts| facts.bytes).sum::<usize>() >> 10;
+    Some(format!(
+        "buffers are not registered with io_uring ({why}): everything works, cached reads a little slower; RLIMIT_MEMLOCK \
+         must allow {kib} KiB (ulimit -l {kib}; systemd: LimitMEMLOCK=infinity)"
+    ))
 }
 
 /// Ends the reactors that were started already.
@@ -222,17 +257,5 @@ pub(super) fn stop_all(
     }
     for thread in threads {
         let _ = thread.join();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_spare_core_is_not_enough_for_what_blocks() {
-        assert!(spare_cores(&[0, 1], &[0]).is_empty());
-        assert!(spare_cores(&[0, 1], &[0, 1]).is_empty());
-        assert_eq!(spare_cores(&[0, 1, 2, 3], &[1, 2]), [0, 3]);
     }
 }

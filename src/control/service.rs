@@ -331,9 +331,11 @@ impl Control {
             };
             let busy = nanos.iter().zip(&before).enumerate().map(part).collect();
             if let Some(hot) = self.moves.balancer.look(busy) {
-                let reactor = &self.duty.acceptor.reactors[usize::from(hot.0)];
+                let index = usize::from(hot.0);
+                let count = super::live::sessions(&counters[index]);
+                let loads = Vec::with_capacity(usize::try_from(count).unwrap_or(0));
                 // One that is gone is not asked again.
-                let _ = reactor.send(Message::Weigh);
+                let _ = self.duty.acceptor.reactors[index].send(Message::Weigh { loads });
             }
         }
         Some(PERIOD)

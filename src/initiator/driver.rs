@@ -1,4 +1,4 @@
-//! The load generator: a closed loop over a number of connections, each with its own session.
+//! The load generator over sockets: a number of connections, each with its own session.
 //!
 //! One thread does everything. Per turn and connection: one receive, every answer in it, as many new
 //! commands, one send. It never sleeps unless asked to, so that what is measured is the target.
@@ -6,20 +6,20 @@
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use super::event::{CommandDone, Event};
-use super::latency::{Results, Side};
-use super::pattern::{Random, Slots};
-use super::plan::{Access, DriverError, Facts, Length, Operation, Plan, slots_of, transfer_cdb};
-use super::socket::{Link, LinkError, PATIENCE, describe};
-use super::task::{Command, Payload, wire_lun};
-use super::worker::{Worker, compare};
+use super::event::Event;
+use super::latency::{ClientTime, Outcome, Progress};
+use super::load::{Load, Stage};
+use super::plan::{DriverError, Facts, Length, Operation, Plan, slots_of};
+use super::socket::{Link, LinkError, PATIENCE};
+use super::task::wire_lun;
+use super::worker::Worker;
 use super::{Config, Negotiated};
 
-/// Runs `plan` from login to logout.
+/// Runs `plan` from login to logout; `tell` hears how it goes, if [`Plan::interval`] says so.
 ///
 /// # Errors
 /// [`DriverError`]; commands that end in an error are counted in the results instead.
-pub fn run(plan: &Plan) -> Result<(Facts, Results), DriverError> {
+pub fn run(plan: &Plan, tell: &mut dyn FnMut(&Progress)) -> Result<(Facts, Outcome), DriverError> {
     if let Some(core) = plan.core {
         crate::sys::cpu::pin_current_thread(core).map_err(|error| DriverError::System {
             what: format!("cannot stay on core {core}"),
@@ -29,13 +29,15 @@ pub fn run(plan: &Plan) -> Result<(Facts, Results), DriverError> {
     let mut links = connect(plan)?;
     let facts = inspect(plan, &mut links)?;
     let mut run = Run::new(plan, &facts, links)?;
-    let outcome = run.run();
-    for worker in &mut run.workers {
+    let outcome = run.run(tell);
+    for lane in &mut run.lanes {
         if outcome.is_ok() {
-            worker.link.close();
+            lane.link.close();
         }
     }
-    outcome.map(|()| (facts, run.results))
+    let works = run.loads.into_iter().map(|load| load.results).collect();
+    let client = run.client;
+    outcome.map(|()| (facts, Outcome { works, client }))
 }
 
 fn link_error(number: usize) -> impl FnOnce(LinkError) -> DriverError {
@@ -49,17 +51,19 @@ fn connect(plan: &Plan) -> Result<Vec<Link>, DriverError> {
         error,
     })?;
     let process = std::process::id().to_be_bytes();
-    let mut links = Vec::with_capacity(plan.connections.into());
-    for number in 0..plan.connections {
-        let mut config = Config::normal(&plan.initiator_name, &plan.url.target);
-        config.offers = plan.offers;
-        config.strict = !plan.lenient;
-        config.max_outstanding = plan.depth.saturating_add(4);
-        // Type "random" (RFC 7143, section 11.12.5): a session per process and connection.
-        let [high, low] = number.to_be_bytes();
-        config.isid = [0x80, process[1], process[2], process[3], high, low];
-        let link = Link::open(address, config).map_err(link_error(number.into()))?;
-        links.push(link);
+    let mut links = Vec::new();
+    for work in plan.works() {
+        for _ in 0..work.connections {
+            let number = links.len();
+            let mut config = Config::normal(&plan.initiator_name, &plan.url.target);
+            config.offers = plan.offers;
+            config.strict = !plan.lenient;
+            config.max_outstanding = work.depth.saturating_add(4);
+            // Type "random" (RFC 7143, section 11.12.5): a session per process and connection.
+            let [high, low] = u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes();
+            config.isid = [0x80, process[1], process[2], process[3], high, low];
+            links.push(Link::open(address, config).map_err(link_error(number))?);
+        }
     }
     Ok(links)
 }
@@ -86,63 +90,65 @@ fn inspect(plan: &Plan, links: &mut [Link]) -> Result<Facts, DriverError> {
     facts.ok_or_else(|| DriverError::Plan("no connections were asked for".to_owned()))
 }
 
-/// What the loop is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Warmup,
-    Measure,
-    /// Reads back what was written.
-    ReadBack,
-    /// Waits for what is outstanding, then goes on to the next stage.
-    Drain {
-        then_read_back: bool,
-    },
+/// Nanoseconds since the run began.
+#[derive(Clone, Copy, Debug)]
+struct Clock(Instant);
+
+impl Clock {
+    fn now(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// One connection, and the stream of commands it belongs to.
+struct Lane {
+    link: Link,
+    worker: Worker,
+    load: usize,
 }
 
 struct Run<'a> {
     plan: &'a Plan,
-    lun: u64,
-    logical_block_size: u32,
-    slots: u64,
-    workers: Vec<Worker>,
-    written: Slots,
-    random: Random,
+    clock: Clock,
+    lanes: Vec<Lane>,
+    loads: Vec<Load<'a>>,
     stage: Stage,
-    stage_start: Instant,
-    issued: u64,
-    read_back_next: u64,
-    results: Results,
+    stage_start: u64,
+    /// When progress was told last, and the commands and bytes until then.
+    told: (u64, u64, u64),
+    client: Option<ClientTime>,
     sleep: Option<(mio::Poll, mio::Events)>,
 }
 
 impl<'a> Run<'a> {
     fn new(plan: &'a Plan, facts: &Facts, links: Vec<Link>) -> Result<Self, DriverError> {
-        let slots = slots_of(plan, facts)?;
-        let now = Instant::now();
-        let per_worker = slots / u64::from(plan.connections.max(1));
-        let workers = links
-            .into_iter()
-            .zip(0u64..)
-            .map(|(link, number)| Worker::new(link, plan, now, number * per_worker, per_worker))
-            .collect();
+        let (mut lanes, mut loads) = (Vec::with_capacity(links.len()), Vec::new());
+        let mut links = links.into_iter();
+        for (index, work) in plan.works().enumerate() {
+            let slots = slots_of(plan, work, facts)?;
+            for (number, link) in (0..work.connections).zip(&mut links) {
+                lanes.push(Lane {
+                    link,
+                    worker: Worker::new(work, number, slots),
+                    load: index,
+                });
+            }
+            loads.push(Load::new(plan, work, index as u64, facts, slots));
+        }
         Ok(Self {
             plan,
-            lun: wire_lun(plan.url.lun),
-            logical_block_size: facts.logical_block_size,
-            slots,
-            workers,
-            written: Slots::new(if plan.verify { slots } else { 0 }),
-            random: Random::new(plan.seed),
+            clock: Clock(Instant::now()),
+            lanes,
+            loads,
             stage: Stage::Warmup,
-            stage_start: now,
-            issued: 0,
-            read_back_next: 0,
-            results: Results::default(),
+            stage_start: 0,
+            told: (0, 0, 0),
+            client: None,
             sleep: None,
         })
     }
 
-    fn run(&mut self) -> Result<(), DriverError> {
+    fn run(&mut self, tell: &mut dyn FnMut(&Progress)) -> Result<(), DriverError> {
         if !self.plan.busy {
             let poll = self.make_poll().map_err(|error| DriverError::System {
                 what: "cannot wait for sockets".to_owned(),
@@ -150,18 +156,22 @@ impl<'a> Run<'a> {
             })?;
             self.sleep = Some((poll, mio::Events::with_capacity(64)));
         }
-        let mut last_progress = Instant::now();
+        self.enter(Stage::Warmup, self.clock.now());
+        let mut last_progress = 0;
         loop {
-            let now = Instant::now();
+            let now = self.clock.now();
             self.advance(now);
+            if let (Some(interval), Stage::Measure) = (self.plan.interval, self.stage) {
+                self.tell(interval, now, tell);
+            }
             let mut progress = false;
-            for number in 0..self.workers.len() {
-                progress |= self.turn(number).map_err(link_error(number))?;
+            for number in 0..self.lanes.len() {
+                progress |= self.turn(number, now).map_err(link_error(number))?;
             }
             if progress {
                 last_progress = now;
             } else {
-                if now.duration_since(last_progress) > PATIENCE {
+                if Duration::from_nanos(now - last_progress) > PATIENCE && self.outstanding() > 0 {
                     return Err(DriverError::Plan(format!(
                         "no answer for {} seconds; {} commands are outstanding",
                         PATIENCE.as_secs(),
@@ -170,207 +180,138 @@ impl<'a> Run<'a> {
                 }
                 self.wait();
             }
-            if self.outstanding() == 0 {
-                match self.stage {
-                    Stage::Drain {
-                        then_read_back: true,
-                    } => self.enter(Stage::ReadBack, Instant::now()),
-                    Stage::Drain {
-                        then_read_back: false,
-                    } => return Ok(()),
-                    _ => {}
+            if let Stage::Drain { then_read_back } = self.stage
+                && self.outstanding() == 0
+            {
+                if !then_read_back {
+                    return Ok(());
                 }
+                self.enter(Stage::ReadBack, now);
             }
         }
     }
 
     fn outstanding(&self) -> usize {
-        self.workers
+        self.lanes
             .iter()
-            .map(|worker| worker.jobs.len() - worker.idle.len())
+            .map(|lane| lane.worker.outstanding())
             .sum()
     }
 
     /// Goes on to the next stage when it is time.
-    fn advance(&mut self, now: Instant) {
-        let elapsed = now.duration_since(self.stage_start);
+    fn advance(&mut self, now: u64) {
+        let elapsed = Duration::from_nanos(now - self.stage_start);
         match self.stage {
             Stage::Warmup if elapsed >= self.plan.warmup => self.enter(Stage::Measure, now),
             Stage::Measure => {
                 let over = match self.plan.length {
                     Length::Time(time) => elapsed >= time,
-                    Length::Commands(count) => self.issued >= count && self.outstanding() == 0,
+                    Length::Commands(_) => self.loads[0].issued_all() && self.first_is_idle(),
                 };
                 if over {
-                    self.results.elapsed = elapsed;
-                    let wrote = self.plan.operation != Operation::Read;
-                    let then_read_back = self.plan.verify && wrote;
-                    self.enter(Stage::Drain { then_read_back }, now);
+                    self.end_measuring(elapsed, now);
                 }
             }
-            Stage::ReadBack if self.written.next_from(self.read_back_next).is_none() => {
-                self.enter(
-                    Stage::Drain {
-                        then_read_back: false,
-                    },
-                    now,
-                );
+            Stage::ReadBack if self.loads.iter().all(Load::read_back_all) => {
+                let then_read_back = false;
+                self.enter(Stage::Drain { then_read_back }, now);
             }
             _ => {}
         }
     }
 
-    fn enter(&mut self, stage: Stage, now: Instant) {
+    fn first_is_idle(&self) -> bool {
+        let mut first = self.lanes.iter().filter(|lane| lane.load == 0);
+        first.all(|lane| lane.worker.outstanding() == 0)
+    }
+
+    fn end_measuring(&mut self, elapsed: Duration, now: u64) {
+        for lane in &mut self.lanes {
+            let load = &mut self.loads[lane.load];
+            // What became due since the last turn is not late.
+            if !lane.worker.idle.is_empty() {
+                load.issue(&mut lane.worker, &mut lane.link.initiator, self.stage, now);
+            }
+            load.end(&mut lane.worker, now);
+        }
+        for load in &mut self.loads {
+            load.results.elapsed = elapsed;
+        }
+        self.client = match (self.client, own_time()) {
+            (Some(before), Some(after)) => Some(ClientTime {
+                ran: after.ran.saturating_sub(before.ran),
+                waited: after.waited.saturating_sub(before.waited),
+            }),
+            _ => None,
+        };
+        let wrote = self.plan.work.operation != Operation::Read;
+        let then_read_back = self.plan.verify && wrote;
+        self.enter(Stage::Drain { then_read_back }, now);
+    }
+
+    fn enter(&mut self, stage: Stage, now: u64) {
         (self.stage, self.stage_start) = (stage, now);
+        if matches!(stage, Stage::Warmup | Stage::Measure) {
+            for lane in &mut self.lanes {
+                self.loads[lane.load].start(&mut lane.worker, now);
+            }
+        }
+        if stage == Stage::Measure {
+            self.told = (now, 0, 0);
+            self.client = own_time();
+        }
+    }
+
+    fn tell(&mut self, interval: Duration, now: u64, tell: &mut dyn FnMut(&Progress)) {
+        let (last, commands_before, bytes_before) = self.told;
+        let step = Duration::from_nanos(now - last);
+        if step < interval {
+            return;
+        }
+        let (mut commands, mut bytes, mut longest_ns) = (0, 0, 0);
+        for load in &mut self.loads {
+            for side in [&load.results.read, &load.results.write] {
+                (commands, bytes) = (commands + side.commands, bytes + side.bytes);
+            }
+            longest_ns = longest_ns.max(std::mem::take(&mut load.longest_ns));
+        }
+        self.told = (now, commands, bytes);
+        tell(&Progress {
+            elapsed: Duration::from_nanos(now - self.stage_start),
+            step,
+            commands: commands - commands_before,
+            bytes: bytes - bytes_before,
+            longest_ns,
+        });
     }
 
     /// One receive, all answers, new commands, one send.
-    fn turn(&mut self, number: usize) -> Result<bool, LinkError> {
-        let received = self.workers[number].link.receive()?;
+    fn turn(&mut self, number: usize, mut now: u64) -> Result<bool, LinkError> {
+        let Lane { link, worker, load } = &mut self.lanes[number];
+        let load = &mut self.loads[*load];
+        let received = link.receive()?;
         if received {
-            let now = Instant::now();
-            while let Some(event) = self.workers[number].link.initiator.poll_event() {
-                self.handle_event(number, event, now)?;
+            // One look at the clock for all that came together.
+            now = self.clock.now();
+            while let Some(event) = link.initiator.poll_event() {
+                match event {
+                    Event::Command(done) => load.complete(worker, done, now),
+                    Event::Pinged { .. } => {}
+                    other => return Err(unexpected(&other)),
+                }
             }
         }
-        if !self.workers[number].idle.is_empty() {
-            self.issue(number);
+        if !worker.idle.is_empty() {
+            load.issue(worker, &mut link.initiator, self.stage, now);
         }
-        let sent = self.workers[number].link.transmit()?;
+        let sent = link.transmit()?;
         Ok(received || sent)
-    }
-
-    fn handle_event(&mut self, number: usize, event: Event, now: Instant) -> Result<(), LinkError> {
-        match event {
-            Event::Command(done) => self.complete(number, done, now),
-            Event::Pinged { .. } => {}
-            Event::Rejected { reason, .. } => {
-                return Err(LinkError::Unexpected(format!(
-                    "the target rejected a PDU: {reason}"
-                )));
-            }
-            Event::Asynchronous { code, .. } => {
-                return Err(LinkError::Unexpected(format!(
-                    "the target sent an asynchronous message, event {code}"
-                )));
-            }
-            other => {
-                return Err(LinkError::Unexpected(format!(
-                    "an answer to nothing: {other:?}"
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    fn complete(&mut self, number: usize, done: CommandDone, now: Instant) {
-        let bytes = u64::from(self.plan.block_size);
-        let worker = &mut self.workers[number];
-        let index = usize::try_from(done.cookie).unwrap_or(usize::MAX);
-        let Some(job) = worker.jobs.get_mut(index) else {
-            return;
-        };
-        worker.idle.push(index);
-        let whole = job.writes || u64::from(done.received) == bytes;
-        let good = done.is_good() && whole;
-        let (status, words) = (done.status, if good { None } else { Some(describe(&done)) });
-        if let Payload::Read(buffer) | Payload::Write(buffer) = done.payload {
-            job.buffer = buffer;
-        }
-        if let Some(words) = words {
-            if matches!(status, 0x08 | 0x28) && done.response == 0 {
-                self.results.refused += 1;
-            } else {
-                self.results.errors += 1;
-                self.results.first_error.get_or_insert_with(|| {
-                    format!(
-                        "{} at byte {}: {words}",
-                        if job.writes { "write" } else { "read" },
-                        job.slot * bytes
-                    )
-                });
-            }
-            return;
-        }
-        if job.counts {
-            let side: &mut Side = if job.writes {
-                &mut self.results.write
-            } else {
-                &mut self.results.read
-            };
-            side.record(bytes, now.duration_since(job.started));
-        }
-        if job.writes && self.plan.verify {
-            self.written.insert(job.slot);
-        }
-        if job.compares {
-            compare(&mut self.results, job, bytes, self.plan.seed);
-        }
-    }
-
-    /// Submits commands until the depth is reached, the window is closed or there is nothing to do.
-    fn issue(&mut self, number: usize) {
-        if matches!(self.stage, Stage::Drain { .. }) {
-            return;
-        }
-        let now = Instant::now();
-        while self.workers[number].link.initiator.room() > 0 {
-            let Some(&index) = self.workers[number].idle.last() else {
-                return;
-            };
-            let Some((slot, writes)) = self.choose(number) else {
-                return;
-            };
-            let compares = !writes && self.plan.verify && {
-                let before_us = self.plan.operation == Operation::Read;
-                before_us || self.written.contains(slot)
-            };
-            let worker = &mut self.workers[number];
-            worker.idle.pop();
-            let job = &mut worker.jobs[index];
-            (job.started, job.slot, job.writes, job.compares) = (now, slot, writes, compares);
-            job.counts = self.stage == Stage::Measure;
-            if job.counts {
-                self.issued += 1;
-            }
-            let payload = job.payload(self.plan);
-            let cdb = transfer_cdb(self.plan.block_size / self.logical_block_size, slot, writes);
-            let command = Command::new(index as u64, self.lun, cdb, payload);
-            if worker.link.initiator.submit(command).is_err() {
-                // Cannot be: there was room. The job would be lost, which the deadline would notice.
-                debug_assert!(false, "a command was refused although there was room");
-            }
-        }
-    }
-
-    /// The next slot, and whether it is written.
-    fn choose(&mut self, number: usize) -> Option<(u64, bool)> {
-        if self.stage == Stage::ReadBack {
-            let slot = self.written.next_from(self.read_back_next)?;
-            self.read_back_next = slot + 1;
-            return Some((slot, false));
-        }
-        if let (Stage::Measure, Length::Commands(count)) = (self.stage, self.plan.length)
-            && self.issued >= count
-        {
-            return None;
-        }
-        let writes = match self.plan.operation {
-            Operation::Read => false,
-            Operation::Write => true,
-            Operation::Mixed { read_percent } => self.random.below(100) >= u64::from(read_percent),
-        };
-        let slot = match self.plan.access {
-            Access::Random => self.random.below(self.slots),
-            Access::Sequential => self.workers[number].next_in_order(),
-        };
-        Some((slot, writes))
     }
 
     fn make_poll(&self) -> std::io::Result<mio::Poll> {
         let poll = mio::Poll::new()?;
-        for (number, worker) in self.workers.iter().enumerate() {
-            let fd = worker.link.stream.as_raw_fd();
+        for (number, lane) in self.lanes.iter().enumerate() {
+            let fd = lane.link.stream.as_raw_fd();
             let interest = mio::Interest::READABLE | mio::Interest::WRITABLE;
             poll.registry().register(
                 &mut mio::unix::SourceFd(&fd),
@@ -390,6 +331,27 @@ impl<'a> Run<'a> {
             std::hint::spin_loop();
         }
     }
+}
+
+#[cold]
+fn unexpected(event: &Event) -> LinkError {
+    LinkError::Unexpected(match event {
+        Event::Rejected { reason, .. } => format!("the target rejected a PDU: {reason}"),
+        Event::Asynchronous { code, .. } => {
+            format!("the target sent an asynchronous message, event {code}")
+        }
+        other => format!("an answer to nothing: {other:?}"),
+    })
+}
+
+/// What this thread has had of its core since it began; `None` where the kernel does not say.
+fn own_time() -> Option<ClientTime> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let mut numbers = text.split_whitespace().map(str::parse);
+    Some(ClientTime {
+        ran: numbers.next()?.ok()?,
+        waited: numbers.next()?.ok()?,
+    })
 }
 
 #[cfg(test)]

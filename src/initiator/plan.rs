@@ -41,6 +41,24 @@ pub enum Length {
     Commands(u64),
 }
 
+/// One stream of commands, on connections of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Work {
+    /// What the commands do.
+    pub operation: Operation,
+    /// In which order.
+    pub access: Access,
+    /// Bytes per command: a multiple of the logical block size.
+    pub block_size: u32,
+    /// Commands outstanding per connection, at most.
+    pub depth: u16,
+    /// Connections, each a session of its own.
+    pub connections: u16,
+    /// Commands per second, on all of them together, whatever the target does; `None` issues the next when one
+    /// has ended.
+    pub rate: Option<f64>,
+}
+
 /// A run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -50,17 +68,11 @@ pub struct Plan {
     pub initiator_name: String,
     /// What is offered at login.
     pub offers: Offers,
-    /// What the commands do.
-    pub operation: Operation,
-    /// In which order.
-    pub access: Access,
-    /// Bytes per command: a multiple of the logical block size.
-    pub block_size: u32,
-    /// Commands outstanding per connection.
-    pub depth: u16,
-    /// Connections, each a session of its own.
-    pub connections: u16,
-    /// When it ends, warm-up not counted.
+    /// What is measured.
+    pub work: Work,
+    /// What runs beside it, measured too.
+    pub also: Vec<Work>,
+    /// When it ends, warm-up not counted; commands are those of [`Self::work`].
     pub length: Length,
     /// How long commands run before they are measured.
     pub warmup: Duration,
@@ -76,6 +88,15 @@ pub struct Plan {
     pub busy: bool,
     /// Core to stay on.
     pub core: Option<u32>,
+    /// Tells how it goes, so often.
+    pub interval: Option<Duration>,
+}
+
+impl Plan {
+    /// All streams of commands, the measured one first.
+    pub fn works(&self) -> impl Iterator<Item = &Work> {
+        std::iter::once(&self.work).chain(&self.also)
+    }
 }
 
 /// Why there are no results.
@@ -122,13 +143,13 @@ pub struct Facts {
 }
 
 /// How many commands lie side by side in the part of the logical unit that is used.
-pub(super) fn slots_of(plan: &Plan, facts: &Facts) -> Result<u64, DriverError> {
+pub(super) fn slots_of(plan: &Plan, work: &Work, facts: &Facts) -> Result<u64, DriverError> {
     let wrong = |text: String| Err(DriverError::Plan(text));
     let logical = facts.logical_block_size;
-    if logical == 0 || !plan.block_size.is_multiple_of(logical) || plan.block_size == 0 {
+    if logical == 0 || !work.block_size.is_multiple_of(logical) || work.block_size == 0 {
         return wrong(format!(
             "the block size of {} bytes is not a multiple of the logical block size, {logical} bytes",
-            plan.block_size
+            work.block_size
         ));
     }
     let capacity = facts.blocks.saturating_mul(logical.into());
@@ -138,11 +159,11 @@ pub(super) fn slots_of(plan: &Plan, facts: &Facts) -> Result<u64, DriverError> {
             "a span of {span} bytes, but the logical unit has {capacity}"
         ));
     }
-    let slots = span / u64::from(plan.block_size);
-    if slots < u64::from(plan.connections) {
+    let slots = span / u64::from(work.block_size);
+    if slots < u64::from(work.connections) {
         return wrong(format!(
             "{span} bytes are too few for {} connections with commands of {} bytes each",
-            plan.connections, plan.block_size
+            work.connections, work.block_size
         ));
     }
     if plan.verify && slots > MOST_SLOTS {
@@ -179,11 +200,15 @@ mod tests {
             url: "iscsi://h/iqn.x/0".parse().unwrap(),
             initiator_name: String::new(),
             offers: Offers::DEFAULT,
-            operation: Operation::Read,
-            access: Access::Random,
-            block_size: 4096,
-            depth: 1,
-            connections: 2,
+            work: Work {
+                operation: Operation::Read,
+                access: Access::Random,
+                block_size: 4096,
+                depth: 1,
+                connections: 2,
+                rate: None,
+            },
+            also: Vec::new(),
             length: Length::Commands(1),
             warmup: Duration::ZERO,
             span: None,
@@ -192,6 +217,7 @@ mod tests {
             lenient: false,
             busy: true,
             core: None,
+            interval: None,
         }
     }
 
@@ -199,6 +225,7 @@ mod tests {
         let negotiated = Negotiated::defaults();
         slots_of(
             plan,
+            &plan.work,
             &Facts {
                 blocks,
                 logical_block_size,

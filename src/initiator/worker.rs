@@ -1,17 +1,15 @@
-//! One connection of the load generator, and the commands it has outstanding.
+//! One connection of the load generator without its socket: the commands it has outstanding.
 
-use std::time::Instant;
-
-use super::latency::Results;
+use super::pace::Pace;
 use super::pattern;
-use super::plan::Plan;
-use super::socket::Link;
+use super::plan::Work;
 use super::task::Payload;
 
 /// One outstanding command, or a place for one.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) started: Instant,
+    /// When its latency starts to count: when it was submitted, or was due. Nanoseconds since the run began.
+    pub(super) started: u64,
     pub(super) slot: u64,
     pub(super) writes: bool,
     /// What is read is compared.
@@ -23,9 +21,12 @@ pub(super) struct Job {
 
 #[derive(Debug)]
 pub(super) struct Worker {
-    pub(super) link: Link,
     pub(super) jobs: Vec<Job>,
     pub(super) idle: Vec<usize>,
+    /// When the next commands are due; `None` when they follow those that ended.
+    pub(super) pace: Option<Pace>,
+    /// Which of the connections of its stream it is.
+    number: u16,
     /// Own part of the slots, for sequential access.
     first: u64,
     end: u64,
@@ -33,26 +34,42 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(link: Link, plan: &Plan, now: Instant, first: u64, slots: u64) -> Self {
-        let jobs: Vec<Job> = (0..plan.depth)
+    /// Connection `number` of `work`, on a logical unit that has room for `slots` commands.
+    pub(super) fn new(work: &Work, number: u16, slots: u64) -> Self {
+        let jobs: Vec<Job> = (0..work.depth)
             .map(|_| Job {
-                started: now,
+                started: 0,
                 slot: 0,
                 writes: false,
                 compares: false,
                 counts: false,
-                buffer: vec![0x5a; plan.block_size as usize],
+                buffer: vec![0x5a; work.block_size as usize],
             })
             .collect();
-        let idle = (0..jobs.len()).rev().collect();
+        let own = slots / u64::from(work.connections.max(1));
+        let first = own * u64::from(number);
         Self {
-            link,
+            idle: (0..jobs.len()).rev().collect(),
             jobs,
-            idle,
+            pace: None,
+            number,
             first,
-            end: first + slots.max(1),
+            end: first + own.max(1),
             next: first,
         }
+    }
+
+    /// Starts the schedule anew: each connection has its part of the rate, and they take turns.
+    pub(super) fn start_pace(&mut self, work: &Work, now: u64) {
+        self.pace = work.rate.map(|rate| {
+            let turns = Pace::new(rate, now);
+            let share = rate / f64::from(work.connections.max(1));
+            Pace::new(share, turns.due(u64::from(self.number)))
+        });
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        self.jobs.len() - self.idle.len()
     }
 
     pub(super) fn next_in_order(&mut self) -> u64 {
@@ -67,35 +84,18 @@ impl Worker {
 }
 
 impl Job {
-    pub(super) fn payload(&mut self, plan: &Plan) -> Payload {
+    /// Its data: with `pattern_seed`, what is written can be told from anything else.
+    pub(super) fn payload(&mut self, block_size: u32, pattern_seed: Option<u64>) -> Payload {
         if self.writes {
             let mut buffer = std::mem::take(&mut self.buffer);
-            if plan.verify {
-                pattern::fill(
-                    &mut buffer,
-                    self.slot * u64::from(plan.block_size),
-                    plan.seed,
-                );
+            if let Some(seed) = pattern_seed {
+                pattern::fill(&mut buffer, self.slot * u64::from(block_size), seed);
             }
             Payload::Write(buffer)
         } else if self.compares {
             Payload::Read(std::mem::take(&mut self.buffer))
         } else {
-            Payload::Discard(plan.block_size)
+            Payload::Discard(block_size)
         }
-    }
-}
-
-pub(super) fn compare(results: &mut Results, job: &Job, bytes: u64, seed: u64) {
-    results.verified += 1;
-    let at = job.slot * bytes;
-    if let Some(difference) = pattern::first_difference(&job.buffer, at, seed) {
-        results.mismatches += 1;
-        results.first_mismatch.get_or_insert_with(|| {
-            format!(
-                "byte {} of the logical unit is not what was written (seen first in a read of {bytes} bytes at {at})",
-                at + difference as u64
-            )
-        });
     }
 }

@@ -53,7 +53,10 @@ pub enum Message {
     /// Wait like this from now on.
     Poll(PollPolicy),
     /// Say what each session has done.
-    Weigh,
+    Weigh {
+        /// Room for the answer: a reactor allocates nothing. What does not fit is left out.
+        loads: Vec<Load>,
+    },
     /// From one shard to another; passes through unread.
     Shard(ShardMessage),
     /// No more commands; finish what was begun, close everything, and end the thread.

@@ -31,7 +31,7 @@ pub use message::{
     Whereabouts,
 };
 pub use moving::Traveller;
-pub use start::{Berth, ReactorConfig, Report, Seat, Starting, Surroundings, start};
+pub use start::{Berth, ReactorConfig, Registration, Report, Seat, Starting, Surroundings, start};
 
 use std::collections::HashMap;
 use std::io;
@@ -189,7 +189,7 @@ impl Reactor {
                 Message::TurnedBack(traveller) => self.turned_back(*traveller),
                 Message::Lost { session } => self.lost(session),
                 Message::Poll(policy) => self.idle.set_policy(policy),
-                Message::Weigh => self.weigh(),
+                Message::Weigh { loads } => self.weigh(loads),
                 Message::Shard(message) => self.shard.handle_message(self.now, message),
                 Message::Stop { deadline } => self.begin_stop(deadline),
             }

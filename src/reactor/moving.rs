@@ -292,10 +292,12 @@ impl Reactor {
         self.request(Request::Settled { tsih, reactor });
     }
 
-    /// Says what each session has done.
-    pub(super) fn weigh(&mut self) {
-        let mut loads = Vec::with_capacity(self.sessions.len());
+    /// Says what each session has done, of as many as `loads` has room for.
+    pub(super) fn weigh(&mut self, mut loads: Vec<Load>) {
         for (key, seated) in &self.sessions {
+            if loads.len() == loads.capacity() {
+                break;
+            }
             if seated.nexus.is_some()
                 && seated.slot.is_some()
                 && let Some(weight) = self.shard.weigh(*key)

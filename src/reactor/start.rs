@@ -45,6 +45,8 @@ pub struct ReactorConfig {
     pub shares_core: bool,
     /// Its memory.
     pub pool: PoolConfig,
+    /// How many of its pages of 2 MiB are to be reserved huge pages, if it may have some.
+    pub hugepages: usize,
     /// Its ring; `None` where io_uring is denied or nobody needs it.
     pub ring: Option<RingConfig>,
     /// Bounds of a login.
@@ -114,11 +116,28 @@ pub struct Surroundings {
     pub counters: Arc<Cell>,
 }
 
+/// Whether the kernel knows a reactor's buffers, so that it need not look them up for each operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// There is no ring to register them with.
+    NoRing,
+    /// It does.
+    Registered,
+    /// It does not, because of this.
+    Refused(String),
+}
+
 /// What a reactor got when it started.
 #[derive(Debug)]
 pub struct Report {
     /// Its memory.
     pub pool: PoolReport,
+    /// Whether that is registered with its ring.
+    pub registration: Registration,
+    /// Whether a kernel thread takes operations from its ring (SQPOLL).
+    pub has_sq_thread: bool,
+    /// Sessions there is memory for.
+    pub sessions: usize,
     /// What was wished for and is not so, in sentences.
     pub notes: Vec<String>,
 }
@@ -198,35 +217,19 @@ impl Reactor {
     ) -> io::Result<(Self, Report)> {
         let mut notes = Vec::new();
         // Before it is pinned: other cores help to make its pages present.
-        let (pool, report) = Pool::new(config.pool)?;
+        let (pool, report) = Pool::with_reserved(config.pool, config.hugepages)?;
         if let Err(error) = pin_current_thread(config.core) {
             notes.push(format!("not pinned to core {}: {error}", config.core));
         }
-        let ring = match &config.ring {
-            None => None,
-            Some(wanted) => {
-                let (ring, more) = SharedRing::new(wanted)?;
-                notes.extend(more);
-                if let Err(error) = ring.register_memory(pool.mapping()) {
-                    notes.push(format!(
-                        "buffers are not registered with io_uring: {error} (see RLIMIT_MEMLOCK)"
-                    ));
-                }
-                ring.set_wakeups(false);
-                let fd = ring.as_raw_fd();
-                berth
-                    .poll
-                    .registry()
-                    .register(&mut SourceFd(&fd), RING, Interest::READABLE)?;
-                Some(ring)
-            }
-        };
+        let (ring, registration) = ring_for(config.ring.as_ref(), &pool, &berth, &mut notes)?;
+        let has_sq_thread = ring.as_ref().is_some_and(SharedRing::has_sq_thread);
         let mut shard = Shard::new(ShardConfig {
             reactor: config.id,
             reactors: config.count,
             pool,
             limits: config.limits,
         });
+        let sessions = shard.most_sessions();
         let context = AttachContext {
             ring: ring.clone(),
             offload: config.offload,
@@ -263,10 +266,38 @@ impl Reactor {
             reactor,
             Report {
                 pool: report,
+                registration,
+                has_sq_thread,
+                sessions,
                 notes,
             },
         ))
     }
+}
+
+/// The ring, if there is to be one, which knows the pool's memory and wakes the reactor.
+fn ring_for(
+    wanted: Option<&RingConfig>,
+    pool: &Pool,
+    berth: &Berth,
+    notes: &mut Vec<String>,
+) -> io::Result<(Option<SharedRing>, Registration)> {
+    let Some(wanted) = wanted else {
+        return Ok((None, Registration::NoRing));
+    };
+    let (ring, more) = SharedRing::new(wanted)?;
+    notes.extend(more);
+    let registration = match ring.register_memory(pool.mapping()) {
+        Ok(()) => Registration::Registered,
+        Err(error) => Registration::Refused(error.to_string()),
+    };
+    ring.set_wakeups(false);
+    let fd = ring.as_raw_fd();
+    berth
+        .poll
+        .registry()
+        .register(&mut SourceFd(&fd), RING, Interest::READABLE)?;
+    Ok((Some(ring), registration))
 }
 
 /// Gives every logical unit a backend of this core.

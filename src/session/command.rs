@@ -5,7 +5,7 @@ use super::error::Event;
 use super::home::Home;
 use super::memory::Source;
 use super::task::{Attribute, Need, State};
-use crate::buffer::{Buffer, LARGEST};
+use crate::buffer::Buffer;
 use crate::pdu::bhs::{FINAL, READ, ScsiCommandBhs, WRITE};
 use crate::pdu::code::RejectReason;
 use crate::pdu::frame::{Ahs, AhsSegments};
@@ -138,7 +138,8 @@ impl Session {
             self.forget_data(data);
             return Some(Sense::UNEXPECTED_UNSOLICITED_DATA);
         }
-        let wanted = (task.expected_len as usize).min(LARGEST);
+        let expected = task.expected_len;
+        let wanted = self.portion_for(home, slot, expected);
         match data {
             Received::Own { buffer, .. } if buffer.len() >= limit as usize || is_final => {
                 self.put_data(slot, buffer);

@@ -5,11 +5,16 @@ use super::error::Event;
 use super::home::Home;
 use super::task::{State, Task};
 use super::transmit::{Inline, Payload};
+use super::turn::SENT_PER_TURN;
 use crate::pdu::bhs::{
     DataInBhs, FINAL, NO_TAG, OVERFLOW, R2tBhs, STATUS, ScsiResponseBhs, UNDERFLOW, length_to_24,
 };
 use crate::pdu::code::Opcode;
 use crate::scsi::{Outcome, Status};
+
+/// Most data in one Data-In PDU, whatever the initiator takes: it is encoded in one go.
+#[allow(clippy::cast_possible_truncation, reason = "a small constant")]
+const LONGEST: u32 = SENT_PER_TURN as u32;
 
 /// How far the data-in of a task has come. In bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -150,6 +155,7 @@ impl Session {
         let len = progress
             .left
             .min(max_segment)
+            .min(LONGEST)
             .min(max_burst.saturating_sub(progress.burst).max(1));
         let (at, offset, data_sn) = (progress.at, progress.offset, progress.data_sn);
         progress.at += len;

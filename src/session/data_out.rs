@@ -8,7 +8,6 @@ use super::bursts::{R2tState, open_r2t};
 use super::error::Event;
 use super::home::Home;
 use super::task::{Need, State, Task};
-use crate::buffer::LARGEST;
 use crate::pdu::bhs::{DataOutBhs, FINAL, NO_TAG};
 use crate::pdu::code::RejectReason;
 use crate::scsi::{Outcome, Sense, Status};
@@ -243,7 +242,7 @@ impl Session {
 
     /// Makes sure that there is a buffer for the next portion; a larger one where that helps.
     fn make_room(&mut self, home: &mut Home, slot: u16, remaining: u32, granularity: u32) -> bool {
-        let wanted = (remaining as usize).min(LARGEST);
+        let wanted = self.portion_for(home, slot, remaining);
         let task = self.tasks.get(slot);
         let held = task.data.as_ref().map_or(0, |d| d.len());
         let landed =

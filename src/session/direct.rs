@@ -7,7 +7,7 @@ use super::data_out::Placement;
 use super::home::Home;
 use super::memory::Source;
 use super::receive::{Direct, Sink};
-use crate::buffer::{CHUNK, LARGEST};
+use crate::buffer::CHUNK;
 use crate::pdu::bhs::{BHS_LEN, NopOutBhs, ScsiCommandBhs};
 use crate::pdu::code::Opcode;
 use crate::pdu::digest::{DIGEST_LEN, RunningDigest};
@@ -67,8 +67,9 @@ impl Session {
     /// Memory for the immediate data of a command: as much as the whole write wants, else what the window
     /// promised.
     fn command_sink(&mut self, home: &mut Home, bhs: &ScsiCommandBhs, layout: PduLayout) -> Sink {
+        let portion = self.portion(home, self.luns.find(bhs.lun.get()));
         let wanted = (bhs.expected_data_transfer_length.get() as usize)
-            .min(LARGEST)
+            .min(portion)
             .max(layout.data_len);
         let in_window = layout.immediate
             || self.window.judge(SerialNumber(bhs.cmd_sn.get())) != Arrival::Outside;

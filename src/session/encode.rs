@@ -225,6 +225,7 @@ impl Session {
 
     /// `len` bytes were handed to the socket.
     pub(super) fn note_transmitted(&mut self, home: &mut Home, len: usize) {
+        self.this_turn(home).sent += len;
         self.tx.note(len);
         while let Some(pdu) = self.tx.poll_left() {
             home.count(super::error::Event::PduSent);

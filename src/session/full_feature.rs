@@ -29,7 +29,9 @@ impl Session {
             return Ok(());
         };
         let mut more = false;
-        let mut budget = home.limits.pdus_per_turn;
+        let most = home.limits.pdus_per_turn;
+        let mut budget = most.saturating_sub(self.this_turn(home).run);
+        let at_first = budget;
         let result = loop {
             if !matches!(self.phase, Phase::Open) {
                 self.rx.start = self.rx.end;
@@ -51,6 +53,7 @@ impl Session {
                 }
             }
         };
+        self.this_turn(home).run += at_first - budget;
         self.rx.ring = Some(ring);
         self.rx.keep_tail();
         self.rx.compact();

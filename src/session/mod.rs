@@ -34,7 +34,7 @@ mod task_management;
 mod text;
 mod transmit;
 mod travel;
-mod turn;
+pub mod turn;
 mod unit;
 
 #[cfg(test)]
@@ -69,6 +69,7 @@ use task_management::{FUNCTIONS, InProgress};
 use text::Exchange;
 use transmit::{Out, Transmitter, WIRE};
 pub use travel::Parcel;
+use turn::Turn;
 
 /// A logical unit of this process: an index that control gives out once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -160,9 +161,7 @@ struct Session {
     next_text_tag: u32,
     /// Bytes of data memory held.
     memory: usize,
-    /// Bytes that media have moved on the spot, in this turn of the shard.
-    moved: usize,
-    turn: u64,
+    turn: Turn,
     /// Bytes received and sent, so that what it costs can be told from others.
     traffic: u64,
     /// Chunks promised to commands that may still come.
@@ -216,8 +215,7 @@ impl Session {
             text: None,
             next_text_tag: 0,
             memory: 0,
-            moved: 0,
-            turn: home.turn,
+            turn: Turn::default(),
             traffic: 0,
             promises: 0,
             reserved: true,

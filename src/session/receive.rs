@@ -4,6 +4,7 @@ use std::io::IoSliceMut;
 
 use super::memory::Source;
 use super::task::TaskTable;
+use super::turn::RECEIVED_PER_TURN;
 use crate::buffer::Buffer;
 use crate::pdu::frame::{Framing, PduLayout};
 
@@ -77,7 +78,8 @@ impl Receiver {
         };
         let free = &mut ring.as_mut_slice()[self.end..];
         let Some(direct) = self.direct.as_mut() else {
-            return [IoSliceMut::new(&mut []), IoSliceMut::new(free)];
+            let room = free.len().min(RECEIVED_PER_TURN);
+            return [IoSliceMut::new(&mut []), IoSliceMut::new(&mut free[..room])];
         };
         let (filled, len) = (direct.filled, direct.layout.data_len);
         let memory: &mut [u8] = match &mut direct.sink {
@@ -90,6 +92,13 @@ impl Receiver {
         };
         // A short look-ahead: the next header, and not much of a payload that could go direct as well.
         let ahead = free.len().min(DIRECT_FROM);
+        let most = memory.len().min(RECEIVED_PER_TURN - ahead);
+        if most < memory.len() {
+            return [
+                IoSliceMut::new(&mut memory[..most]),
+                IoSliceMut::new(&mut []),
+            ];
+        }
         [IoSliceMut::new(memory), IoSliceMut::new(&mut free[..ahead])]
     }
 

@@ -120,12 +120,18 @@ impl Shard {
         window
     }
 
-    /// Whether another session is within the bounds: receive rings, and what is kept for a ping of each
-    /// session, leave half of the pool to data.
+    /// Whether another session is within the bounds.
     pub(super) fn has_place(&self) -> bool {
-        let (limits, count) = (&self.home.limits, self.session_count());
-        let kept = (count + 1) * (limits.receive_ring + CHUNK);
-        count < limits.sessions && (count == 0 || kept * 2 <= self.home.pool.total_bytes())
+        self.session_count() < self.most_sessions()
+    }
+
+    /// How many sessions there is room for: receive rings, and what is kept for a ping of each session, leave half of
+    /// the pool to data.
+    #[must_use]
+    pub fn most_sessions(&self) -> usize {
+        let limits = &self.home.limits;
+        let kept = self.home.pool.total_bytes() / 2 / (limits.receive_ring + CHUNK);
+        limits.sessions.min(kept.max(1))
     }
 
     /// Opens a session; its first PDUs may be in `established` already.
@@ -214,13 +220,18 @@ impl Shard {
     }
 
     /// The bytes to send next; returns how many pieces there are. After sending, say so to
-    /// [`Self::transmitted`], and ask again: until there is nothing, or the socket is full.
+    /// [`Self::transmitted`], and ask again: until there is nothing, or the socket is full. Once a session has
+    /// sent what it may in one turn there is nothing, and [`Self::poll_ready`] names it in the next turn.
     pub fn gather<'a>(&'a mut self, key: SessionKey, pieces: &mut [IoSlice<'a>]) -> usize {
         let Some(session) = session_mut(&mut self.sessions, key) else {
             return 0;
         };
+        let room = session.room_to_send(&mut self.home);
+        if room == 0 {
+            return 0;
+        }
         session.fill_wire(&mut self.home);
-        session.tx.gather(&session.tasks, pieces)
+        session.tx.gather(&session.tasks, pieces, room)
     }
 
     /// `len` bytes of what [`Self::gather`] gave were handed to the socket.

@@ -6,15 +6,13 @@ use super::home::Home;
 use super::owner::{Asker, Change, Ticket};
 use super::task::{Need, State};
 use super::transmit::Out;
+use super::turn::{MOVED_PER_TURN, PORTION};
 use crate::backend::{BlockError, BlockIo, Completion, IoTag, Submit};
-use crate::buffer::{Buffer, LARGEST};
+use crate::buffer::Buffer;
 use crate::scsi::{self, Context, Memory, Outcome, OwnerRequest, Port, Status, Step, Which};
 
 /// Steps of one command in one turn: after that the others have theirs.
 const STEPS_PER_TURN: usize = 64;
-/// Bytes that media move on the spot for one session in one turn, and what its last step moves beyond that
-/// ([`LARGEST`] at most): after that the others have theirs.
-pub(super) const BYTES_PER_TURN: usize = 4 << 20;
 
 impl Session {
     /// Gives the device server its outcome, and does what it asks for, until it has to wait.
@@ -23,9 +21,6 @@ impl Session {
         for _ in 0..STEPS_PER_TURN {
             if let Some(sense) = self.tasks.get(slot).out.failed {
                 return self.answer(home, slot, Status::CheckCondition(sense));
-            }
-            if self.has_had_its_turn(home) {
-                break;
             }
             let step = self.step(home, slot, outcome);
             match self.perform(home, slot, step) {
@@ -38,10 +33,7 @@ impl Session {
 
     /// Whether media have moved as much for this session as they may in one turn.
     fn has_had_its_turn(&mut self, home: &Home) -> bool {
-        if std::mem::replace(&mut self.turn, home.turn) != home.turn {
-            self.moved = 0;
-        }
-        self.moved >= BYTES_PER_TURN
+        self.this_turn(home).moved >= MOVED_PER_TURN
     }
 
     fn step(&mut self, home: &mut Home, slot: u16, outcome: Outcome) -> Step {
@@ -113,6 +105,15 @@ impl Session {
         }
     }
 
+    /// As much of `wanted` as the task in `slot` is to move at once.
+    pub(super) fn portion_for(&self, home: &Home, slot: u16, wanted: u32) -> usize {
+        let wanted = wanted as usize;
+        if wanted <= PORTION {
+            return wanted;
+        }
+        wanted.min(self.portion(home, self.tasks.get(slot).unit))
+    }
+
     fn need_buffer(
         &mut self,
         home: &mut Home,
@@ -120,8 +121,8 @@ impl Session {
         wanted: u32,
         least: u32,
     ) -> Option<Outcome> {
-        let want = (wanted as usize).min(LARGEST);
-        let least_bytes = (least as usize).min(want);
+        let least_bytes = (least as usize).min(wanted as usize);
+        let want = self.portion_for(home, slot, wanted).max(least_bytes);
         let held = self.tasks.get(slot).data.as_ref().map_or(0, Buffer::len);
         if held < least_bytes.max(1) {
             let apart = held + self.dormant_memory();
@@ -143,10 +144,10 @@ impl Session {
         wanted: u32,
         least: u32,
     ) -> Option<Outcome> {
-        let want = (wanted as usize).min(LARGEST);
+        let least_bytes = (least as usize).min(wanted as usize);
+        let want = self.portion_for(home, slot, wanted).max(least_bytes);
         let mut held = self.tasks.get(slot).scratch.as_ref().map_or(0, Buffer::len);
         if held < (least as usize).max(1) {
-            let least_bytes = (least as usize).min(want);
             let apart = held + self.dormant_memory();
             let mut buffer = self.take_memory(home, want, least_bytes, apart);
             if buffer.is_none() {
@@ -174,6 +175,10 @@ impl Session {
         io: BlockIo,
         which: Option<Which>,
     ) -> Option<Outcome> {
+        if which.is_some() && self.has_had_its_turn(home) {
+            self.wait_for_turn(home, slot, Need::Submit { io, buffer: which });
+            return None;
+        }
         let index = self.key.index;
         let task = self.tasks.get_mut(slot);
         // Each portion goes by the snapshot of now: a change that was published after the command began
@@ -207,7 +212,7 @@ impl Session {
             Some(Submit::Done(completion)) => {
                 // The operation moves no more than the buffer holds.
                 home.done_at_once = home.done_at_once.wrapping_add(1);
-                self.moved += completion.buffer.as_ref().map_or(0, Buffer::len);
+                self.this_turn(home).moved += completion.buffer.as_ref().map_or(0, Buffer::len);
                 self.give_back(slot, which, completion.buffer);
                 Some(Outcome::Io(completion.result))
             }

@@ -8,6 +8,7 @@ use std::io::IoSlice;
 
 use super::memory::Source;
 use super::task::TaskTable;
+use super::turn::SENT_PER_TURN;
 use crate::buffer::Buffer;
 use crate::pdu::bhs::BHS_LEN;
 use crate::pdu::code::{LogoutResponse, RejectReason, TaskManagementResponse};
@@ -163,6 +164,8 @@ pub(super) struct Transmitter {
     /// Entries of the queue that are not tasks.
     pub(super) misc: usize,
     wire: VecDeque<WirePdu>,
+    /// Bytes of these PDUs.
+    on_wire: usize,
     /// Bytes of the first PDU (or of the prefix) that have left.
     sent: usize,
     /// What login had still to send; before everything else.
@@ -185,6 +188,7 @@ impl Transmitter {
             queue: VecDeque::with_capacity(tasks + 2 * MISC),
             misc: 0,
             wire: VecDeque::with_capacity(WIRE),
+            on_wire: 0,
             sent: 0,
             prefix,
             header_digest: digests.0,
@@ -195,7 +199,7 @@ impl Transmitter {
 
     /// Whether there is room on the wire for another PDU.
     pub(super) fn has_wire(&self) -> bool {
-        self.wire.len() < WIRE
+        self.wire.len() < WIRE && self.on_wire < SENT_PER_TURN + self.sent
     }
 
     /// Whether another PDU of the initiator may be answered.
@@ -228,6 +232,7 @@ impl Transmitter {
         let header = EncodedHeader::new(bhs, self.header_digest);
         let trailer = EncodedTrailer::new(bytes, self.data_digest);
         let total = header.as_slice().len() + bytes.len() + trailer.as_slice().len();
+        self.on_wire += total;
         self.wire.push_back(WirePdu {
             header,
             payload,
@@ -245,19 +250,28 @@ impl Transmitter {
         }
     }
 
-    /// The bytes to send next, as many pieces as `pieces` has room for; returns how many.
-    pub(super) fn gather<'a>(&'a self, tasks: &'a TaskTable, pieces: &mut [IoSlice<'a>]) -> usize {
+    /// The bytes to send next, at most `room` of them, in as many pieces as `pieces` has room for; returns how
+    /// many.
+    pub(super) fn gather<'a>(
+        &'a self,
+        tasks: &'a TaskTable,
+        pieces: &mut [IoSlice<'a>],
+        room: usize,
+    ) -> usize {
         let mut count = 0;
+        let mut room = room;
         let mut skip = self.sent;
         let mut put = |bytes: &'a [u8]| {
             if skip >= bytes.len() {
                 skip -= bytes.len();
                 return true;
             }
-            if count == pieces.len() {
+            if count == pieces.len() || room == 0 {
                 return false;
             }
-            pieces[count] = IoSlice::new(&bytes[skip..]);
+            let len = (bytes.len() - skip).min(room);
+            room -= len;
+            pieces[count] = IoSlice::new(&bytes[skip..skip + len]);
             count += 1;
             skip = 0;
             true
@@ -294,6 +308,7 @@ impl Transmitter {
         }
         let pdu = self.wire.pop_front()?;
         self.sent -= pdu.total;
+        self.on_wire -= pdu.total;
         Some(pdu)
     }
 
@@ -303,6 +318,7 @@ impl Transmitter {
         self.wire.clear();
         self.prefix = Vec::new();
         self.sent = 0;
+        self.on_wire = 0;
         self.misc = 0;
     }
 }

@@ -16,6 +16,7 @@ use super::task::{State, Task, TaskTable};
 use super::task_management::{FUNCTIONS, InProgress};
 use super::text::Exchange;
 use super::transmit::{Inline, Transmitter};
+use super::turn::Turn;
 use super::{Facts, Phase, Session, SessionKey};
 use crate::buffer::{Buffer, CHUNK};
 use crate::pdu::frame::{Framing, PduLayout};
@@ -391,8 +392,7 @@ impl Session {
             text: parcel.text,
             next_text_tag: parcel.next_text_tag,
             memory: parcel.memory,
-            moved: 0,
-            turn: home.turn,
+            turn: Turn::default(),
             traffic: parcel.traffic,
             promises: parcel.promises,
             reserved: true,

@@ -1,7 +1,71 @@
-//! What a turn of the shard tries again: PDUs left over, and tasks that wait.
+//! What one session may do in one turn of its shard, so that the others have theirs; and what a turn tries
+//! again: PDUs left over, answers left over, and tasks that wait.
+//!
+//! A turn goes from one [`Shard::poll_backends`] to the next. Each bound is large enough that a single session
+//! loses nothing by it (a large block in one receive, one copy and one send), and small enough that a
+//! neighbour's command waits for microseconds.
 
+use super::home::Home;
+use super::receive::DIRECT_FROM;
 use super::shard::session_mut;
-use super::{Phase, Shard};
+use super::{Phase, Session, Shard};
+use crate::buffer::LARGEST;
+
+/// Bytes of one portion of a command on a medium that is done with it on the spot, so that no step holds up
+/// the others for longer. (What a medium works on while others have their turn comes in [`LARGEST`] portions.)
+pub const PORTION: usize = 256 * 1024;
+/// Bytes that one receive brings: a portion, and the little that is received behind it.
+pub const RECEIVED_PER_TURN: usize = PORTION + DIRECT_FROM;
+/// Bytes that media move on the spot before the others have their turn; the last step may go beyond, by a
+/// [`PORTION`] at most.
+pub const MOVED_PER_TURN: usize = 256 * 1024;
+/// Bytes sent. As much (and the PDU that goes beyond) is encoded, which is when digests are computed.
+pub const SENT_PER_TURN: usize = 256 * 1024;
+
+const _: () = assert!(PORTION <= LARGEST);
+
+/// What a session has done in the shard's turn `number`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Turn {
+    number: u64,
+    /// PDUs run.
+    pub(super) run: usize,
+    /// Bytes that media moved on the spot.
+    pub(super) moved: usize,
+    /// Bytes sent.
+    pub(super) sent: usize,
+}
+
+impl Session {
+    /// What it has done in this turn so far.
+    pub(super) fn this_turn(&mut self, home: &Home) -> &mut Turn {
+        if self.turn.number != home.turn {
+            self.turn = Turn {
+                number: home.turn,
+                ..Turn::default()
+            };
+        }
+        &mut self.turn
+    }
+
+    /// The most that is moved at once for a command on this LUN.
+    pub(super) fn portion(&self, home: &Home, unit: Option<u16>) -> usize {
+        let unit = unit.and_then(|u| self.luns.unit(u));
+        match unit.and_then(|id| home.units.get(id)) {
+            Some(attached) if !attached.at_once => LARGEST,
+            _ => PORTION,
+        }
+    }
+
+    /// Bytes that it may still send in this turn.
+    pub(super) fn room_to_send(&mut self, home: &mut Home) -> usize {
+        let room = SENT_PER_TURN.saturating_sub(self.this_turn(home).sent);
+        if room == 0 && !self.tx.is_idle() {
+            self.add_backlog(home);
+        }
+        room
+    }
+}
 
 impl Shard {
     pub(super) fn run_backlog(&mut self) -> usize {
@@ -12,6 +76,9 @@ impl Shard {
             };
             if let Some(session) = session_mut(&mut self.sessions, key) {
                 session.in_backlog = false;
+                if !session.tx.is_idle() {
+                    session.make_ready(&mut self.home);
+                }
                 if let Err(error) = session.run_received(&mut self.home) {
                     session.phase = Phase::Ending;
                     session.fault = Some(error);

@@ -22,6 +22,8 @@ pub(super) struct AttachedUnit {
     pub(super) unit: Arc<LogicalUnit>,
     backend: Box<dyn Backend>,
     polled: bool,
+    /// It was done with the last operation on the spot. (Before the first: supposed.)
+    pub(super) at_once: bool,
     /// Bytes of the buffers that its backend has.
     bytes: usize,
     /// Tasks that wait for its queue and have not been given a place.
@@ -78,6 +80,7 @@ impl Units {
             unit,
             backend,
             polled: false,
+            at_once: true,
             bytes: 0,
             waiting: 0,
             room: waiting,
@@ -115,12 +118,16 @@ impl Units {
             return Some(Submit::Full(buffer));
         }
         let submit = unit.backend.submit(tag, io, buffer);
-        if matches!(submit, Submit::Pending) {
-            unit.bytes += len;
-            if !unit.polled {
-                unit.polled = true;
-                self.busy.push(id);
+        match submit {
+            Submit::Done(_) => unit.at_once = true,
+            Submit::Pending => {
+                unit.at_once = false;
+                unit.bytes += len;
+                if !std::mem::replace(&mut unit.polled, true) {
+                    self.busy.push(id);
+                }
             }
+            Submit::Full(_) => {}
         }
         Some(submit)
     }

@@ -102,3 +102,9 @@ pub fn node_of_block_device(root: &Path, major: u32, minor: u32) -> Option<u32> 
     }
     None
 }
+
+/// The two halves of a device number.
+#[must_use]
+pub fn major_minor(device: u64) -> (u32, u32) {
+    (libc::major(device), libc::minor(device))
+}

@@ -11,6 +11,7 @@ pub mod cpu;
 pub mod errno;
 pub mod file;
 pub mod hugepage;
+pub mod interface;
 pub mod machine;
 pub mod memory;
 pub mod numa;

@@ -25,18 +25,6 @@ pub(super) fn shape() -> Option<Topology> {
     topology().ok().map(Topology::of_hwloc)
 }
 
-/// The NUMA node nearest to `core` (the kernel's number); `None` when there is no telling.
-#[must_use]
-pub fn node_of_core(core: u32) -> Option<u32> {
-    shape()?.core(core).map(|core| core.node)
-}
-
-/// How many NUMA nodes with memory there are; at least 1.
-#[must_use]
-pub fn nodes() -> usize {
-    shape().map_or(1, |shape| shape.nodes.len().max(1))
-}
-
 /// Asks that the pages of `area`, not touched yet, come from `node`. Neither strict nor migrating: the
 /// kernel refuses those here.
 pub(super) fn bind_area(area: &[u8], node: u32) -> Result<(), String> {

@@ -117,6 +117,8 @@ pub struct Link {
     pub(super) ready: bool,
     /// The initiator does not read.
     pub deaf: bool,
+    /// Bytes that the session received and sent.
+    pub target_bytes: (usize, usize),
     /// Bytes that the target received.
     pub sent_bytes: usize,
     /// The network breaks after so many of them.
@@ -314,6 +316,7 @@ impl Pair {
             ready: false,
             deaf: false,
             sent_bytes: 0,
+            target_bytes: (0, 0),
             breaks_after: None,
         });
         self.links.len() - 1

@@ -215,6 +215,7 @@ impl Pair {
                 wanted -= len;
                 received += len;
             }
+            link.target_bytes.0 += received;
             if received > 0
                 && let Err(error) = shard.handle_received(self.now, seat.key, received)
             {
@@ -245,6 +246,7 @@ impl Pair {
             self.links[index].to_initiator.extend(&piece[..part]);
             rest -= part;
         }
+        self.links[index].target_bytes.1 += len;
         self.shards[seat.shard].transmitted(seat.key, len);
         true
     }

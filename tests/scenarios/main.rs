@@ -9,6 +9,7 @@
 mod common;
 
 mod digests;
+mod fairness;
 mod hostile;
 mod login;
 mod logout_and_ping;

@@ -8,6 +8,7 @@ use super::walk::{Members, Walk};
 use super::{Config, Memory, Mistake, Portal, Reactors, Storage};
 use crate::backend::spec::{BackendKind, UnknownKind};
 use crate::control::json::Json;
+use crate::control::placement::Sqpoll;
 use crate::control::{cores, portal, size};
 use crate::units::BlockSize;
 
@@ -43,7 +44,7 @@ const PERFORMANCE: &[&str] = &[
     "numaBufferPoolSize",
     "numaBufferSize",
 ];
-const REACTORS: &[&str] = &["cores", "poll", "spinMicros", "balance"];
+const REACTORS: &[&str] = &["cores", "poll", "spinMicros", "sqpoll", "balance"];
 
 /// Every member below the top, by its place as the README writes it.
 #[cfg(test)]
@@ -331,4 +332,11 @@ fn reactors(walk: &mut Walk, top: &Members<'_>, out: &mut Reactors) {
         .whole(&of, "spinMicros", 0, 1_000_000)
         .map(Duration::from_micros);
     out.balance = walk.flag(&of, "balance").unwrap_or(true);
+    out.sqpoll = match walk.any(&of, "sqpoll") {
+        Some((_, Json::Bool(true))) => Sqpoll::Yes,
+        Some((_, Json::Bool(false))) => Sqpoll::No,
+        _ => walk
+            .parsed(&of, "sqpoll", |text| text.parse())
+            .unwrap_or_default(),
+    };
 }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::json;
+use super::placement::Sqpoll;
 use super::portal::ISCSI_PORT;
 use crate::backend::spec::BackendKind;
 use crate::reactor::PollPolicy;
@@ -116,6 +117,8 @@ pub struct Reactors {
     pub poll: PollPolicy,
     /// How long `adaptive` spins before it sleeps; `None`: the default.
     pub spin: Option<Duration>,
+    /// Whether the rings get submission threads of the kernel's.
+    pub sqpoll: Sqpoll,
     /// Whether sessions move to other reactors when the load is lopsided.
     pub balance: bool,
 }
@@ -126,6 +129,7 @@ impl Default for Reactors {
             cores: None,
             poll: PollPolicy::default(),
             spin: None,
+            sqpoll: Sqpoll::default(),
             balance: true,
         }
     }

@@ -223,7 +223,7 @@ fn the_readme_names_every_member() {
 fn our_own_members_are_read() {
     let text = r#"{"storages": [{"deviceID": 1, "path": "/d", "backendType": "file", "size": "1G", "serial": "S1",
         "vendor": "ACME", "product": "Disk", "readOnly": true, "writeCache": false, "online": false, "blockShift": 12}],
-        "reactors": {"cores": "0,2-3", "poll": "busy", "spinMicros": 80}}"#;
+        "reactors": {"cores": "0,2-3", "poll": "busy", "spinMicros": 80, "sqpoll": "force"}}"#;
     let config = Config::parse(text, None).expect("good");
     let s = &config.storages[0];
     assert_eq!(
@@ -235,6 +235,17 @@ fn our_own_members_are_read() {
     assert_eq!(config.reactors.cores, Some(vec![0, 2, 3]));
     assert_eq!(config.reactors.poll, PollPolicy::Busy);
     assert_eq!(config.reactors.spin, Some(Duration::from_micros(80)));
+    assert_eq!(config.reactors.sqpoll, Sqpoll::Force);
+    for (value, meant) in [
+        ("true", Sqpoll::Yes),
+        ("false", Sqpoll::No),
+        (r#""yes""#, Sqpoll::Yes),
+    ] {
+        let text = format!(r#"{{"reactors": {{"sqpoll": {value}}}}}"#);
+        let config = Config::parse(&text, None).expect("good");
+        assert_eq!(config.reactors.sqpoll, meant);
+    }
+    assert!(mistakes(r#"{"reactors": {"sqpoll": "often"}}"#)[0].starts_with("reactors.sqpoll: "));
     assert!(mistakes(r#"{"reactors": {"poll": "often"}}"#)[0].starts_with("reactors.poll: "));
     assert_eq!(
         mistakes(r#"{"reactors": {"cores": [1, 1]}}"#),

@@ -53,7 +53,7 @@ pub(super) struct Layout {
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Answerer {
+pub(in crate::initiator) struct Answerer {
     unit: Unit,
     portal: String,
     tsih: u16,
@@ -70,14 +70,23 @@ pub(super) struct Answerer {
     free: Vec<u32>,
     /// The session is over: close when all is sent.
     pub(super) over: bool,
-    pub(super) answers: Answers,
+    pub(in crate::initiator) answers: Answers,
 }
 
 impl Answerer {
     /// A connection that waits for its login; `portal` is its own address.
-    pub(super) fn new(unit: Unit, offers: Offers, portal: String, tsih: u16) -> Self {
+    pub(in crate::initiator) fn new(
+        blocks: u64,
+        logical_block_size: u32,
+        offers: Offers,
+        portal: String,
+        tsih: u16,
+    ) -> Self {
         Self {
-            unit,
+            unit: Unit {
+                blocks,
+                logical_block_size,
+            },
             portal,
             tsih,
             login: Some(LoginAnswers::new(offers)),
@@ -95,7 +104,7 @@ impl Answerer {
 
     /// Answers all of `stream` that is whole, and says how much of it that was. What is left is the start of the
     /// next call's.
-    pub(super) fn take(&mut self, stream: &[u8]) -> Result<usize, &'static str> {
+    pub(in crate::initiator) fn take(&mut self, stream: &[u8]) -> Result<usize, &'static str> {
         let mut at = 0;
         loop {
             if self.skip > 0 {

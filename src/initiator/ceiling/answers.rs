@@ -25,7 +25,7 @@ enum Piece {
 
 /// A queue of bytes to send. Nothing is allocated once it has grown.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
+pub(in crate::initiator) struct Answers {
     own: Vec<u8>,
     pieces: Vec<Piece>,
     /// Bytes of `own` that were sent.
@@ -73,12 +73,12 @@ impl Answers {
     }
 
     /// Whether everything was sent.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::initiator) fn is_empty(&self) -> bool {
         self.pieces_sent == self.pieces.len()
     }
 
     /// Fills `slices` with what comes next; gives how many there are.
-    pub(super) fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+    pub(in crate::initiator) fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut own = &self.own[self.own_sent..];
         let mut count = 0;
         for (slice, piece) in slices.iter_mut().zip(&self.pieces[self.pieces_sent..]) {
@@ -96,7 +96,7 @@ impl Answers {
     }
 
     /// `len` bytes of what was gathered were sent.
-    pub(super) fn sent(&mut self, mut len: usize) {
+    pub(in crate::initiator) fn sent(&mut self, mut len: usize) {
         while len > 0 {
             let Some(piece) = self.pieces.get_mut(self.pieces_sent) else {
                 break;

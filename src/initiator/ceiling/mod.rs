@@ -23,6 +23,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
 
 use super::Offers;
+#[cfg(test)]
+pub(super) use answer::Answerer;
 
 /// Name of the only target.
 pub const TARGET: &str = "iqn.2026-11.io.ringtgt:ceiling";

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::CeilingPlan;
-use super::answer::{Answerer, LONGEST_WHOLE, Unit};
+use super::answer::{Answerer, LONGEST_WHOLE};
 use super::answers::MOST_PIECES;
 use crate::pdu::BHS_LEN;
 
@@ -25,13 +25,15 @@ struct Connection {
 
 impl Connection {
     fn new(plan: &CeilingPlan, address: SocketAddr, stream: TcpStream, tsih: u16) -> Self {
-        let unit = Unit {
-            blocks: plan.blocks,
-            logical_block_size: plan.logical_block_size,
-        };
         Self {
             stream,
-            answerer: Answerer::new(unit, plan.offers, address.to_string(), tsih),
+            answerer: Answerer::new(
+                plan.blocks,
+                plan.logical_block_size,
+                plan.offers,
+                address.to_string(),
+                tsih,
+            ),
             carried: Vec::new(),
         }
     }

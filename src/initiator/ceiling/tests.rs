@@ -1,16 +1,12 @@
 //! The ceiling against the strict initiator, with and without sockets.
 
-use super::answer::{Answerer, Unit};
 use super::*;
 use crate::initiator::{
     Command, CommandDone, Config, DigestOffer, Event, Initiator, Payload, discovered,
 };
 use std::io::IoSlice;
 
-const UNIT: Unit = Unit {
-    blocks: 1 << 20,
-    logical_block_size: 512,
-};
+const BLOCKS: u64 = 1 << 20;
 
 struct Pair {
     initiator: Initiator,
@@ -24,7 +20,7 @@ impl Pair {
     fn new(config: Config, ours: Offers, most: usize) -> Self {
         Self {
             initiator: Initiator::new(config),
-            answerer: Answerer::new(UNIT, ours, "127.0.0.1:3260".to_owned(), 7),
+            answerer: Answerer::new(BLOCKS, 512, ours, "127.0.0.1:3260".to_owned(), 7),
             carried: Vec::new(),
             most,
         }
@@ -42,8 +38,11 @@ impl Pair {
             self.carried.drain(..taken);
             let mut slices = [IoSlice::new(&[]); 7];
             let count = self.answerer.answers.gather(&mut slices);
-            let mut bytes: Vec<u8> = slices[..count].iter().flat_map(|s| s.to_vec()).collect();
-            bytes.truncate(self.most);
+            let mut bytes = Vec::new();
+            for slice in &slices[..count] {
+                let room = self.most - bytes.len();
+                bytes.extend_from_slice(&slice[..slice.len().min(room)]);
+            }
             self.answerer.answers.sent(bytes.len());
             self.initiator.handle_bytes(&bytes).unwrap();
             while let Some(event) = self.initiator.poll_event() {
@@ -192,7 +191,7 @@ fn discovery_names_the_target_and_logout_ends_it() {
 
 #[test]
 fn what_is_no_login_is_refused_before_one() {
-    let mut answerer = Answerer::new(UNIT, Offers::DEFAULT, String::new(), 1);
+    let mut answerer = Answerer::new(BLOCKS, 512, Offers::DEFAULT, String::new(), 1);
     let mut bytes = [0u8; 48];
     bytes[0] = 1;
     assert!(answerer.take(&bytes).is_err());

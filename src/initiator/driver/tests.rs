@@ -8,6 +8,8 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::*;
 use crate::initiator::Offers;
+use crate::initiator::latency::Results;
+use crate::initiator::plan::{Access, Work};
 use crate::pdu::bhs::*;
 use crate::pdu::code::Opcode;
 use crate::pdu::frame::{EncodedTrailer, Frame, Framing, PduLayout, header_of};
@@ -168,11 +170,15 @@ fn target(connections: usize, loses: Option<usize>, spoils: bool) -> (Plan, Join
         url: url.parse().unwrap(),
         initiator_name: "iqn.i".to_owned(),
         offers: Offers::DEFAULT,
-        operation: Operation::Write,
-        access: Access::Random,
-        block_size: 1024,
-        depth: 5,
-        connections: u16::try_from(connections).unwrap(),
+        work: Work {
+            operation: Operation::Write,
+            access: Access::Random,
+            block_size: 1024,
+            depth: 5,
+            connections: u16::try_from(connections).unwrap(),
+            rate: None,
+        },
+        also: Vec::new(),
         length: Length::Commands(300),
         warmup: Duration::ZERO,
         span: None,
@@ -181,14 +187,22 @@ fn target(connections: usize, loses: Option<usize>, spoils: bool) -> (Plan, Join
         lenient: false,
         busy: false,
         core: None,
+        interval: None,
     };
     (plan, std::thread::spawn(serve))
+}
+
+/// The facts, and what came of the only stream of commands.
+fn run_one(plan: &Plan) -> Result<(Facts, Results), DriverError> {
+    let (facts, mut outcome) = run(plan, &mut |_| {})?;
+    assert_eq!(outcome.works.len(), 1);
+    Ok((facts, outcome.works.remove(0)))
 }
 
 #[test]
 fn what_was_written_is_read_back() {
     let (plan, serving) = target(1, None, false);
-    let (facts, results) = run(&plan).unwrap();
+    let (facts, results) = run_one(&plan).unwrap();
     serving.join().unwrap();
     assert_eq!((facts.blocks, facts.logical_block_size), (64, 512));
     assert_eq!(
@@ -207,8 +221,11 @@ fn what_was_written_is_read_back() {
 #[test]
 fn a_byte_that_was_lost_is_found() {
     let (plan, serving) = target(1, Some(5000), false);
-    let (_, results) = run(&Plan {
-        access: Access::Sequential,
+    let (_, results) = run_one(&Plan {
+        work: Work {
+            access: Access::Sequential,
+            ..plan.work
+        },
         ..plan
     })
     .unwrap();
@@ -220,7 +237,7 @@ fn a_byte_that_was_lost_is_found() {
 #[test]
 fn commands_that_fail_are_told_from_those_refused() {
     let (plan, serving) = target(1, None, true);
-    let (_, results) = run(&Plan {
+    let (_, results) = run_one(&Plan {
         verify: false,
         ..plan
     })
@@ -238,8 +255,11 @@ fn commands_that_fail_are_told_from_those_refused() {
 fn every_connection_does_its_part() {
     let (plan, serving) = target(3, None, false);
     let operation = Operation::Mixed { read_percent: 50 };
-    let (_, results) = run(&Plan {
-        operation,
+    let (_, results) = run_one(&Plan {
+        work: Work {
+            operation,
+            ..plan.work
+        },
         verify: false,
         busy: true,
         ..plan
@@ -254,10 +274,51 @@ fn every_connection_does_its_part() {
 fn a_target_that_is_not_there_is_named() {
     let (mut plan, serving) = target(0, None, false);
     serving.join().unwrap();
-    plan.connections = 1;
-    let error = run(&plan).unwrap_err().to_string();
+    plan.work.connections = 1;
+    let error = run_one(&plan).unwrap_err().to_string();
     assert!(
         error.starts_with("connection 0: cannot connect to 127.0.0.1:"),
         "{error}"
     );
+}
+
+#[test]
+fn two_streams_are_told_apart_and_progress_is_told() {
+    let (mut plan, serving) = target(3, None, false);
+    plan.work.connections = 1;
+    plan.work.operation = Operation::Read;
+    plan.also = vec![Work {
+        operation: Operation::Write,
+        block_size: 2048,
+        depth: 2,
+        connections: 2,
+        ..plan.work.clone()
+    }];
+    (plan.verify, plan.interval) = (false, Some(Duration::ZERO));
+    let mut told = (0, 0);
+    let (_, outcome) = run(&plan, &mut |progress| {
+        told = (told.0 + progress.commands, told.1 + progress.bytes);
+    })
+    .unwrap();
+    serving.join().unwrap();
+    let [first, second] = &outcome.works[..] else {
+        panic!("two streams")
+    };
+    assert_eq!((first.read.commands, first.write.commands), (300, 0));
+    assert_eq!(second.read.commands, 0);
+    assert_eq!(second.write.bytes, second.write.commands * 2048);
+    assert!(told.0 > 0 && told.0 <= 300 + second.write.commands);
+    assert!(told.1 >= told.0 * 1024);
+}
+
+#[test]
+fn a_fixed_rate_issues_as_many_commands_as_are_due() {
+    let (mut plan, serving) = target(2, None, false);
+    plan.work.rate = Some(20_000.0);
+    (plan.verify, plan.busy) = (false, true);
+    let (_, results) = run_one(&plan).unwrap();
+    serving.join().unwrap();
+    assert_eq!(results.write.commands, 300);
+    // The last of 300 commands is due after 299 intervals of 50 microseconds.
+    assert!(results.elapsed >= Duration::from_micros(299 * 50));
 }

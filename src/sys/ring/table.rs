@@ -79,12 +79,16 @@ impl Ring {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
         let base = mapping.base();
-        let pieces: Vec<libc::iovec> = (0..mapping.len())
+        // Pages of one size in each piece: the kernel then joins them.
+        let (cut, end) = (mapping.reserved(), mapping.len());
+        let starts = (0..cut)
             .step_by(LONGEST_REGISTERED)
+            .chain((cut..end).step_by(LONGEST_REGISTERED));
+        let pieces: Vec<libc::iovec> = starts
             .map(|at| libc::iovec {
                 // SAFETY: `at < mapping.len()`.
                 iov_base: unsafe { base.add(at) }.as_ptr().cast(),
-                iov_len: LONGEST_REGISTERED.min(mapping.len() - at),
+                iov_len: LONGEST_REGISTERED.min(if at < cut { cut } else { end } - at),
             })
             .collect();
         // SAFETY: the pieces are parts of a mapping that `self.mappings` keeps; the kernel only accesses

@@ -68,6 +68,7 @@ impl Topology {
                 })
                 .collect(),
             interfaces: Vec::new(),
+            surplus_hugepages: 0,
         };
         topology.cores.sort_by_key(|core| core.id);
         topology.nodes.sort_by_key(|node| node.id);

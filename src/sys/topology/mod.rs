@@ -68,6 +68,8 @@ pub struct Topology {
     pub nodes: Vec<Node>,
     /// By name.
     pub interfaces: Vec<Interface>,
+    /// Huge pages of [`HUGE_PAGE_BYTES`] that the kernel would still make on demand (`vm.nr_overcommit_hugepages`).
+    pub surplus_hugepages: u64,
 }
 
 impl Topology {

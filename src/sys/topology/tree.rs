@@ -57,6 +57,7 @@ impl Topology {
             cores: present.iter().map(core).collect(),
             nodes: all,
             interfaces: interfaces(root),
+            surplus_hugepages: surplus(root),
         }
     }
 }
@@ -135,6 +136,14 @@ fn hugepages(of: &Path) -> (u64, u64) {
         text.and_then(|n| n.parse().ok()).unwrap_or(0)
     };
     (number("nr_hugepages"), number("free_hugepages"))
+}
+
+/// Huge pages of 2 MiB that the kernel would still make on demand.
+fn surplus(root: &Path) -> u64 {
+    let pages = root.join("sys/kernel/mm/hugepages/hugepages-2048kB");
+    let number = |file: &str| text(&pages.join(file)).and_then(|n| n.parse::<u64>().ok());
+    let most = number("nr_overcommit_hugepages").unwrap_or(0);
+    most.saturating_sub(number("surplus_hugepages").unwrap_or(0))
 }
 
 fn interfaces(root: &Path) -> Vec<Interface> {
