@@ -175,9 +175,10 @@ impl Controller {
             reactors: mailboxes.clone(),
             turn: 0,
         };
+        let directory = Directory::new(plan.count());
         let duty = Duty {
             acceptor,
-            directory: Directory::new(plan.count()),
+            directory,
             events,
             counters: counters.clone(),
             balance: config.reactors.balance,
