@@ -134,7 +134,7 @@ fn write_report(
             out,
             ", cores {}\n{mib} MiB of buffers {}",
             cores::show(&used),
-            report.pages
+            report.backing()
         )?;
         match report.registered {
             Some(true) => out.push_str(", registered with io_uring"),

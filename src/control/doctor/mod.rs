@@ -362,6 +362,22 @@ pub fn examine(config: &Config, facts: &Facts, probed: &Probed) -> Report {
 }
 
 impl Report {
+    /// The pages for people, like `in 4 KiB pages`.
+    #[must_use]
+    pub fn backing(&self) -> String {
+        let kinds = [
+            (self.pages.reserved, "reserved 2 MiB huge pages"),
+            (self.pages.transparent, "transparent huge pages"),
+            (self.pages.small, "4 KiB pages"),
+        ];
+        let used: Vec<_> = kinds.iter().filter(|(bytes, _)| *bytes > 0).collect();
+        if let [(_, kind)] = used.as_slice() {
+            return format!("in {kind}");
+        }
+        let part = |(bytes, kind): &&(usize, &str)| format!("{} MiB in {kind}", bytes >> 20);
+        format!("({})", used.iter().map(part).collect::<Vec<_>>().join(", "))
+    }
+
     /// How many findings come to that.
     #[must_use]
     pub fn count(&self, verdict: Verdict) -> usize {

@@ -311,7 +311,7 @@ fn huge_pages_are_asked_for_where_the_reactors_are() {
 fn the_pages_that_the_pools_would_get_are_said_as_values() {
     let of = |case: (Config, Facts, Probed)| {
         let report = examine(&case.0, &case.1, &case.2);
-        (report.pages.to_string(), report.registered)
+        (report.backing(), report.registered)
     };
     let (pages, registered) = of(recorded("isolated"));
     assert_eq!(pages, "in reserved 2 MiB huge pages");
