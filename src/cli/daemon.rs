@@ -73,20 +73,25 @@ fn find(named: Option<&Path>) -> Result<PathBuf, CommandError> {
 }
 
 fn load(path: &Path, port: Option<u16>) -> Result<Config, CommandError> {
-    let mistake = |what: String| format!("{}: {what}", path.display());
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| CommandError::misused(vec![mistake(e.to_string())]))?;
-    let config = Config::parse(&text, port);
-    let mistakes = match &config {
-        Ok(config) => config.missing_files(),
-        Err(mistakes) => mistakes.clone(),
-    };
-    match config {
-        Ok(config) if mistakes.is_empty() => Ok(config),
-        _ => Err(CommandError::misused(
-            mistakes.iter().map(|m| mistake(m.to_string())).collect(),
-        )),
+    let config = read(path, port)?;
+    let missing = config.missing_files();
+    if missing.is_empty() {
+        Ok(config)
+    } else {
+        Err(mistakes_in(path, missing))
     }
+}
+
+/// Reads the file; what it names need not be there.
+pub(super) fn read(path: &Path, port: Option<u16>) -> Result<Config, CommandError> {
+    let text = std::fs::read_to_string(path).map_err(|e| mistakes_in(path, [e]))?;
+    Config::parse(&text, port).map_err(|mistakes| mistakes_in(path, mistakes))
+}
+
+/// A line for each.
+fn mistakes_in(path: &Path, what: impl IntoIterator<Item = impl ToString>) -> CommandError {
+    let line = |what: &dyn ToString| format!("{}: {}", path.display(), what.to_string());
+    CommandError::misused(what.into_iter().map(|one| line(&one)).collect())
 }
 
 fn announce_budget(facts: &Facts) {

@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod daemon;
+pub mod doctor;
 mod running;
 pub mod serve;
 
@@ -32,6 +33,15 @@ enum Command {
     Daemon(daemon::DaemonArguments),
     /// Measure a target: this one or any other
     Bench(bench::BenchArgs),
+    /// Hold this machine against a configuration: what is ok, could be better, is wrong, and what mends it
+    ///
+    /// It changes nothing and needs no root. WHAT is a configuration file (a name that ends in .json), or a file or block
+    /// device with the options that `ringtgt serve` would get; without it the advice is general.
+    ///
+    /// What is asked of the machine depends on how the reactors wait. With `--poll busy` their cores have to be theirs
+    /// alone (isolcpus, nohz_full, interrupts elsewhere, no quota); with `adaptive` and `event` they need not be.
+    /// Real-time priority (RLIMIT_RTPRIO) is never needed.
+    Doctor(doctor::DoctorArguments),
 }
 
 const EXAMPLES: &str = "\
@@ -41,6 +51,7 @@ Examples:
   ringtgt serve x --backend ram --size 4G        a disk in memory, for a benchmark
   ringtgt daemon --config targets.json           serve what a (gotgt) configuration file says
   ringtgt bench iscsi://127.0.0.1/iqn.2026-11.io.ringtgt:disk    measure it (reads only)
+  ringtgt doctor targets.json                    what on this machine keeps it from being as fast as it could be
 
 Exit codes: 0 all went well, 1 failed while running, 2 wrong usage or configuration.";
 
@@ -62,6 +73,7 @@ pub fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Daemon(arguments) => daemon::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments).map_err(CommandError::from_bench),
     };
     match outcome {

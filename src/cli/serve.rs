@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, FromArgMatches as _};
 
 use super::{CommandError, running};
 use crate::control::config::{Portal, Reactors, Storage, TargetConfig};
@@ -21,6 +21,13 @@ use crate::units::BlockSize;
 pub struct ServeArguments {
     /// File or block device; for the backends ram and null only a name
     path: PathBuf,
+    #[command(flatten)]
+    options: ServeOptions,
+}
+
+/// What `serve` is told besides the path; `doctor` takes it too.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub(super) struct ServeOptions {
     /// Size, like 512M or 10G: needed to create a file and for ram; an existing PATH keeps its size
     #[arg(long, value_parser = size::parse)]
     size: Option<u64>,
@@ -54,7 +61,7 @@ pub struct ServeArguments {
 }
 
 /// A list of cores as one argument.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct CoreList(Vec<u32>);
 
 impl CoreList {
@@ -85,11 +92,11 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
 /// # Errors
 /// When nothing can be served, or not everything was saved at the end.
 pub fn run(arguments: &ServeArguments) -> Result<(), CommandError> {
-    running::start_log(&arguments.log)?;
+    running::start_log(&arguments.options.log)?;
     running::run(
-        &arguments.config(),
+        &arguments.options.config(&arguments.path),
         |facts| print(&budget(facts)),
-        |facts| print(&announcement(facts, arguments.portals.is_empty())),
+        |facts| print(&announcement(facts, arguments.options.portals.is_empty())),
     )
 }
 
@@ -110,8 +117,17 @@ fn budget(facts: &Facts) -> String {
     text
 }
 
-impl ServeArguments {
-    fn config(&self) -> Config {
+impl Default for ServeOptions {
+    /// When nothing is said.
+    fn default() -> Self {
+        let matches = Self::augment_args(clap::Command::new("serve")).get_matches_from([""]);
+        Self::from_arg_matches(&matches).expect("no option is required")
+    }
+}
+
+impl ServeOptions {
+    /// The configuration that serves `path` so.
+    pub(super) fn config(&self, path: &Path) -> Config {
         let mut portals = self.portals.clone();
         if portals.is_empty() {
             portals.push(portal::DEFAULT_PORTAL);
@@ -124,13 +140,10 @@ impl ServeArguments {
             size: self.size,
             block_size: self.block_size,
             read_only: self.read_only,
-            ..Storage::new(0, self.backend, self.path.clone())
+            ..Storage::new(0, self.backend, path.to_path_buf())
         };
         let target = TargetConfig {
-            name: self
-                .iqn
-                .clone()
-                .unwrap_or_else(|| names::default_iqn(&self.path)),
+            name: self.iqn.clone().unwrap_or_else(|| names::default_iqn(path)),
             portal_groups: vec![(1, portals.iter().map(|portal| portal.id).collect())],
             luns: vec![(0, 0)],
         };
@@ -237,7 +250,8 @@ mod tests {
 
     #[test]
     fn the_short_line_serves_lun_0_on_loopback() {
-        let config = parse("/srv/disk.img --size 1G").expect("good").config();
+        let config = parse("/srv/disk.img --size 1G").expect("good");
+        let config = config.options.config(&config.path);
         assert_eq!(config.storages[0].size, Some(1 << 30));
         assert_eq!(config.storages[0].kind, BackendKind::IoUring);
         assert_eq!(config.portals[0].address.to_string(), "127.0.0.1:3260");
@@ -250,7 +264,8 @@ mod tests {
     fn every_option_is_taken() {
         let line = "x --portal 10.0.0.1 --portal [::1]:3261 --iqn IQN.2024-01.com.X:y --backend ram --block-size 4096 \
             --read-only --cores 0,2 --poll busy --size 1M --sqpoll yes";
-        let config = parse(line).expect("good").config();
+        let config = parse(line).expect("good");
+        let config = config.options.config(&config.path);
         let addresses: Vec<_> = config
             .portals
             .iter()

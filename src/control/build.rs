@@ -16,7 +16,7 @@ use crate::session::target::{PortalGroup, Target, TargetSet};
 /// Vendor of disks that were given none. T10 assigns them; this one is not taken.
 const VENDOR: &str = "RINGTGT";
 /// Operations in flight per storage and reactor when nobody says.
-const QUEUE_DEPTH: u32 = 128;
+pub(super) const QUEUE_DEPTH: u32 = 128;
 
 /// Storages that are open.
 #[derive(Debug, Default)]

@@ -8,6 +8,7 @@ mod build;
 pub mod config;
 pub mod cores;
 pub mod directory;
+pub mod doctor;
 mod facts;
 mod farewell;
 mod json;

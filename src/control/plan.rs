@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::config::{Config, Storage};
-use super::placement::{Placed, Placement, Sqpoll, Wishes, place};
+use super::placement::{Hint, Placed, Placement, Sqpoll, Wishes, place};
 use super::{BackendKind, Facts, Failure, ReactorBudget, Settings, TargetFacts, build, near};
 use crate::backend::offload::OffloadPool;
 use crate::buffer::PoolConfig;
@@ -37,6 +37,38 @@ pub(super) struct Reactors {
     pub(super) facts: Vec<ReactorBudget>,
 }
 
+fn wants_ring(config: &Config) -> bool {
+    let mut storages = config.storages.iter();
+    storages.any(|storage| storage.kind == BackendKind::IoUring)
+}
+
+/// What the configuration asks of the placement; `has_ring`: this process may use io_uring.
+pub(super) fn wishes(
+    config: &Config,
+    near: Vec<Hint>,
+    has_ring: bool,
+    notes: &mut Vec<String>,
+) -> Wishes {
+    let mut sqpoll = config.reactors.sqpoll;
+    let wants_ring = wants_ring(config);
+    if sqpoll != Sqpoll::No && !(wants_ring && has_ring) {
+        sqpoll = Sqpoll::No;
+        let why = if wants_ring {
+            "is denied here"
+        } else {
+            "is not used by any storage"
+        };
+        notes.push(format!("sqpoll has no effect: io_uring {why}"));
+    }
+    Wishes {
+        cores: config.reactors.cores.clone(),
+        node: config.numa_node(notes),
+        near,
+        sqpoll,
+        bytes_per_node: config.memory.bytes_per_node,
+    }
+}
+
 impl<'a> Plan<'a> {
     /// Looks at the machine, which by now has the media, and places the reactors.
     pub(super) fn new(
@@ -46,28 +78,9 @@ impl<'a> Plan<'a> {
         notes: &mut Vec<String>,
     ) -> Result<Self, Failure> {
         let machine = Machine::here();
-        let wants_ring = config
-            .storages
-            .iter()
-            .any(|s| s.kind == BackendKind::IoUring);
-        let has_ring = wants_ring && ring::probe().is_ok();
-        let mut sqpoll = config.reactors.sqpoll;
-        if sqpoll != Sqpoll::No && !has_ring {
-            sqpoll = Sqpoll::No;
-            let why = if wants_ring {
-                "is denied here"
-            } else {
-                "is not used by any storage"
-            };
-            notes.push(format!("sqpoll has no effect: io_uring {why}"));
-        }
-        let wishes = Wishes {
-            cores: config.reactors.cores.clone(),
-            node: config.numa_node(notes),
-            near: near::hints(config, &machine.topology),
-            sqpoll,
-            bytes_per_node: config.memory.bytes_per_node,
-        };
+        let has_ring = wants_ring(config) && ring::probe().is_ok();
+        let near = near::hints(config, &machine.topology);
+        let wishes = wishes(config, near, has_ring, notes);
         let placement = place(&machine.topology, &machine.limits, &wishes)
             .map_err(|refusal| Failure::one(refusal.to_string()))?;
         notes.extend(placement.notes.iter().cloned());

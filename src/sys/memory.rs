@@ -51,7 +51,7 @@ pub(super) fn field(text: &str, name: &str) -> Option<u64> {
 }
 
 /// Directories of this process's control group for `controller`, the nearest first, then those above it.
-pub(super) fn control_groups(root: &Path, controller: &str) -> impl Iterator<Item = PathBuf> {
+pub fn control_groups(root: &Path, controller: &str) -> impl Iterator<Item = PathBuf> {
     let text = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mut all = Vec::new();
     for line in text.lines() {

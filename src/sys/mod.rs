@@ -10,6 +10,7 @@ pub mod copy;
 pub mod cpu;
 pub mod errno;
 pub mod file;
+pub mod filesystem;
 pub mod hugepage;
 pub mod interface;
 pub mod machine;

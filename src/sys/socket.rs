@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Connections that wait in the kernel to be accepted.
-const BACKLOG: i32 = 1024;
+pub const BACKLOG: i32 = 1024;
 
 /// Listens on exactly `address`, non-blocking. An IPv6 address is for IPv6 alone, so that `[::]` and
 /// `0.0.0.0` are two portals.
@@ -13,6 +13,22 @@ const BACKLOG: i32 = 1024;
 /// # Errors
 /// As `socket`, `bind` and `listen`.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = bound(address)?;
+    // SAFETY: the descriptor is open; the rest is a number.
+    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
+    Ok(TcpListener::from(socket))
+}
+
+/// Whether [`listen`] could have `address`: it is bound for a moment, but not listened on, so nobody can connect.
+///
+/// # Errors
+/// As `socket` and `bind`: EADDRINUSE, EACCES, EADDRNOTAVAIL.
+pub fn try_bind(address: SocketAddr) -> io::Result<()> {
+    bound(address).map(drop)
+}
+
+/// A socket with that address.
+fn bound(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() {
         libc::AF_INET
     } else {
@@ -54,9 +70,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         }
     };
     check(result)?;
-    // SAFETY: the descriptor is open; the rest is a number.
-    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
-    Ok(TcpListener::from(socket))
+    Ok(socket)
 }
 
 /// Lets this process have as many descriptors open as it is allowed to; returns how many.
@@ -129,6 +143,8 @@ mod tests {
         let one = listen("127.0.0.1:0".parse().expect("address")).expect("binds");
         let again = listen(one.local_addr().expect("bound")).expect_err("taken");
         assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
+        let tried = try_bind(one.local_addr().expect("bound")).expect_err("taken");
+        assert_eq!(tried.kind(), io::ErrorKind::AddrInUse);
         std::net::TcpStream::connect(one.local_addr().expect("bound")).expect("it listens");
     }
 

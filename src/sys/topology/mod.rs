@@ -1,7 +1,7 @@
 //! The shape of a machine: cores, NUMA nodes, and where network interfaces are. Plain values, so that whatever is decided
 //! from them can be tested on machines nobody has here.
 //!
-//! [`Topology::read`] takes the kernel's files below a root directory; [`Topology::of_hwloc`] what hwloc knows (this
+//! [`Topology::read`] takes the kernel's files below a root directory; `Topology::of_hwloc` what hwloc knows (this
 //! machine, or one that was only described). Both give the same for the same machine.
 
 mod hwloc;
