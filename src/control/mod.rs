@@ -165,7 +165,9 @@ impl Controller {
         let census = Arc::new(Census::default());
         let facts = plan.facts(&targets, &bound, reactors.facts, notes);
         let reactors = reactors.threads;
-        on_budget.inspect(|tell| tell(&facts));
+        if let Some(tell) = settings.on_budget {
+            tell(&facts);
+        }
         let acceptor = Acceptor {
             listeners,
             targets,
@@ -282,9 +284,4 @@ fn bind(config: &Config, listeners: &mut Listeners) -> Result<Vec<(u64, SocketAd
     } else {
         Err(Failure(problems))
     }
-}
-
-fn berths(count: u16) -> Result<Vec<Berth>, Failure> {
-    let berths: Result<_, _> = (0..count).map(|_| Berth::new()).collect();
-    berths.map_err(|e| Failure::one(format!("a reactor cannot be made: {e}")))
 }
