@@ -68,6 +68,8 @@ pub(super) struct Home {
     pub(super) free_when_tried: usize,
     /// Tasks that there may be, in all sessions.
     tasks: usize,
+    /// Who is being tried again has been given a place in its unit's queue.
+    pub(super) has_place_in_queue: bool,
     /// The changes that this core has heard of: what two cores must agree on before a session moves.
     pub(super) heard: Heard,
 }
@@ -145,6 +147,7 @@ impl Home {
             retrying: false,
             free_when_tried: 0,
             tasks: 0,
+            has_place_in_queue: false,
             heard: Heard::default(),
         }
     }
@@ -161,6 +164,11 @@ impl Home {
         for keys in [&mut self.ready, &mut self.backlog, &mut self.starved] {
             keys.reserve(16);
         }
+    }
+
+    /// A session with so many tasks is gone.
+    pub(super) fn release(&mut self, tasks: usize) {
+        self.tasks -= tasks;
     }
 
     /// Bytes that are neither in a buffer nor promised.

@@ -34,6 +34,7 @@ impl Session {
         let task = self.tasks.get_mut(slot);
         let forwards = task.attribute == Attribute::Simple
             && !self.params.data_digest
+            && self.params.cuts_between_blocks()
             && task.command.as_ref().is_some_and(|c| c.forwards_data());
         if !forwards {
             return None;

@@ -350,6 +350,7 @@ impl Shard {
             return;
         };
         let key = session.key;
+        self.home.release(session.tasks.len());
         entry.session = None;
         self.vacant.push(key.index);
         self.closed.push_back(key);
