@@ -250,9 +250,6 @@ fn the_first_command_after_a_second_is_late_by_what_a_bare_thread_is_and_no_100_
 #[ignore = "a measurement"]
 fn the_first_command_after_idleness_beside_both_bare_threads() {
     let rounds = std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok());
-    let sleeps = [(Sleep::Epoll, "epoll_wait"), (Sleep::Recv, "recv")];
-    assert!(
-        measure(rounds.unwrap_or(15), &sleeps).is_some(),
-        "two cores"
-    );
+    let sleeps = &[(Sleep::Epoll, "epoll_wait"), (Sleep::Recv, "recv")];
+    assert!(measure(rounds.unwrap_or(15), sleeps).is_some(), "two cores");
 }
