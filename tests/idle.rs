@@ -228,7 +228,7 @@ fn measure_here(rounds: usize, sleeps: &[(Sleep, &str)]) -> Option<(Duration, Ve
 /// The medians of nine rounds. Others on the machine may take a core in the middle of it, from the one or the other: so
 /// it has three attempts. (`cargo test --release --test idle`: unoptimized code is several times as large, and cold.)
 #[test]
-#[cfg_attr(debug_assertions, ignore = "of optimized code")]
+#[ignore = "a measurement: of optimized code, with the machine to itself"]
 fn the_first_command_after_a_second_is_late_by_what_a_bare_thread_is_and_no_100_microseconds_more()
 {
     let mut seen = Vec::new();
