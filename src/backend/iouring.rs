@@ -102,9 +102,10 @@ enum Stage {
 
 #[derive(Debug)]
 struct RingBackend {
+    /// Goes before the disk, which gives its lock up only when nobody else has the file.
+    client: RingClient,
     disk: Arc<Disk>,
     witness: Witness,
-    client: RingClient,
     threads: Option<Threads>,
     table: Table<Progress>,
     /// Operations that have more to do and found the ring full.

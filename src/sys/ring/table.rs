@@ -336,6 +336,17 @@ impl Ring {
             .map(|(_, _, index)| *index)
     }
 }
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        for client in self.clients.iter().flatten().filter(|c| c.in_flight > 0) {
+            // The kernel goes on with them after the ring is gone. A count that never ends tells whoever else has
+            // the file that it is not his alone: its lock must stay as long as the operations.
+            std::mem::forget(Arc::downgrade(&client.file));
+        }
+    }
+}
+
 fn note(recording: &mut VecDeque<RingEvent>, event: RingEvent) {
     if recording.len() == recording.capacity() {
         recording.pop_front();

@@ -124,6 +124,25 @@ fn a_hanging_operation_is_cancelled_by_its_tag() {
 }
 
 #[test]
+fn a_file_with_operations_left_behind_is_never_taken_for_ones_own() {
+    for left_behind in [false, true] {
+        let Some(ring) = ring() else { return };
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        let mut file = Arc::new(File::from(std::os::fd::OwnedFd::from(reader)));
+        let client = ring.client(Arc::clone(&file), 4);
+        let (_lent, loan) = slot().lend();
+        client.read(1, whole(loan, 4096, 0)).expect("room");
+        ring.submit().expect("enter");
+        if !left_behind {
+            std::io::Write::write_all(&mut writer, b"x").expect("the pipe has room");
+            assert_eq!(wait(&ring, &client).result, 1);
+        }
+        drop((client, ring));
+        assert_eq!(Arc::get_mut(&mut file).is_none(), left_behind);
+    }
+}
+
+#[test]
 fn a_client_dropped_in_flight_frees_its_place_later() {
     let Some(ring) = ring() else { return };
     let (reader, writer) = std::io::pipe().expect("a pipe");
