@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::error::{Counters, Event};
+use super::leftover::Leftover;
 use super::owner::{Carrier, Change, Message, Owner, Ticket, owner_of};
 use super::unit::{Passing, Units};
 use super::{ReactorId, SessionKey, SessionLimits, UnitId};
@@ -70,6 +71,8 @@ pub(super) struct Home {
     tasks: usize,
     /// The changes that this core has heard of: what two cores must agree on before a session moves.
     pub(super) heard: Heard,
+    /// Where something is left of sessions that others took the place of.
+    pub(super) leftovers: Vec<Leftover>,
 }
 
 /// Which changes this core has heard of, as numbers that only grow.
@@ -146,6 +149,7 @@ impl Home {
             free_when_tried: 0,
             tasks: 0,
             heard: Heard::default(),
+            leftovers: Vec::new(),
         }
     }
 
