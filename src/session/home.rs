@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::error::{Counters, Event};
+use super::leftover::Leftover;
 use super::owner::{Carrier, Change, Message, Owner, Ticket, owner_of};
 use super::unit::{Passing, Units};
 use super::{ReactorId, SessionKey, SessionLimits, UnitId};
@@ -72,6 +73,8 @@ pub(super) struct Home {
     pub(super) has_place_in_queue: bool,
     /// The changes that this core has heard of: what two cores must agree on before a session moves.
     pub(super) heard: Heard,
+    /// Where something is left of sessions that others took the place of.
+    pub(super) leftovers: Vec<Leftover>,
 }
 
 /// Which changes this core has heard of, as numbers that only grow.
@@ -149,6 +152,7 @@ impl Home {
             tasks: 0,
             has_place_in_queue: false,
             heard: Heard::default(),
+            leftovers: Vec::new(),
         }
     }
 

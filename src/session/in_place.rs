@@ -120,6 +120,7 @@ impl Session {
                 .unit(index)
                 .is_some_and(|id| home.units.is_memory(id))
             && !self.has_had_its_turn(home)
+            && !self.is_held_back(home, Some(index))
     }
 
     /// Runs a command without data-out, as far as that goes without a buffer.
