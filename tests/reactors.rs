@@ -158,11 +158,11 @@ fn a_login_finds_the_session_it_takes_the_place_of_while_that_moves() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         wait_until(|| controller.sessions().len() == 1);
         assert!(first.ping());
-    });
-    // The reactor that a session came to counts it before the other one forgets it.
-    wait_until(|| {
-        let here: u64 = controller.reactors().iter().map(|r| r.sessions).sum();
-        here == 1
+        // The reactor that a session came to counts it before the other one forgets it.
+        wait_until(|| {
+            let here: u64 = controller.reactors().iter().map(|r| r.sessions).sum();
+            here == 1
+        });
     });
     controller.stop().expect("everything is flushed");
 }
