@@ -128,6 +128,7 @@ impl Shard {
             return;
         };
         let promises = away.session.promises_held();
+        self.home.release(away.session.tasks.len());
         drop(away.session);
         for _ in 0..promises {
             self.home.pool.unpromise();

@@ -69,6 +69,8 @@ pub(super) struct Home {
     pub(super) free_when_tried: usize,
     /// Tasks that there may be, in all sessions.
     tasks: usize,
+    /// Who is being tried again has been given a place in its unit's queue.
+    pub(super) has_place_in_queue: bool,
     /// The changes that this core has heard of: what two cores must agree on before a session moves.
     pub(super) heard: Heard,
     /// Where something is left of sessions that others took the place of.
@@ -148,6 +150,7 @@ impl Home {
             retrying: false,
             free_when_tried: 0,
             tasks: 0,
+            has_place_in_queue: false,
             heard: Heard::default(),
             leftovers: Vec::new(),
         }
@@ -165,6 +168,11 @@ impl Home {
         for keys in [&mut self.ready, &mut self.backlog, &mut self.starved] {
             keys.reserve(16);
         }
+    }
+
+    /// A session with so many tasks is gone.
+    pub(super) fn release(&mut self, tasks: usize) {
+        self.tasks -= tasks;
     }
 
     /// Bytes that are neither in a buffer nor promised.

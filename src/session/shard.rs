@@ -352,6 +352,7 @@ impl Shard {
             return;
         };
         let key = session.key;
+        self.home.release(session.tasks.len());
         entry.session = None;
         self.home.leftovers.retain(|left| !left.is_of(key));
         self.vacant.push(key.index);
