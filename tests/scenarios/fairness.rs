@@ -141,7 +141,10 @@ fn what_a_medium_works_on_by_itself_goes_to_it_in_larger_portions() {
 fn a_read_leaves_in_the_same_number_of_turns_beside_a_unit_that_hangs() {
     let mut turns = Vec::new();
     for hangs in [false, true] {
-        let mut pair = Pair::new();
+        let mut pair = Pair::with(Setup {
+            pool_bytes: 64 << 20,
+            ..Setup::default()
+        });
         let reader = pair.quiet_session();
         let stuck = pair.login(hog(9));
         pair.quiet(stuck);
