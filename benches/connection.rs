@@ -2,93 +2,26 @@
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 use std::io::IoSlice;
-use std::sync::Arc;
 use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ringtgt::backend::offload::OffloadPool;
-use ringtgt::backend::ram::RamMedium;
-use ringtgt::backend::{AttachContext, Medium, Waker};
-use ringtgt::buffer::{Pool, PoolConfig};
 use ringtgt::pdu::bhs::{FINAL, READ, ScsiCommandBhs, WRITE, length_to_24};
 use ringtgt::pdu::code::Opcode;
 use ringtgt::pdu::digest::{data_digest, header_digest};
-use ringtgt::scsi::{Identity, LogicalUnit};
-use ringtgt::session::login::Established;
 use ringtgt::session::params::OperationalParams;
-use ringtgt::session::target::{Target, TargetSet};
-use ringtgt::session::{ReactorId, SessionKey, SessionLimits, Shard, ShardConfig, UnitId};
-use ringtgt::units::{BlockSize, SerialNumber};
+use ringtgt::session::{SessionKey, Shard};
 use zerocopy::IntoBytes;
 
-const DISK: u64 = 64 << 20;
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared by tests that use different parts of it"
+)]
+#[path = "../tests/common/bare.rs"]
+mod bare;
+
 const DATA: usize = 4096;
 const DATA_BLOCKS: u8 = 8;
-
-fn shard_with_ram() -> Shard {
-    let config = PoolConfig {
-        bytes: 64 << 20,
-        numa_node: None,
-        hugepages: false,
-    };
-    let (pool, _) = Pool::new(config).expect("memory");
-    let mut shard = Shard::new(ShardConfig {
-        reactor: ReactorId(0),
-        reactors: 1,
-        pool,
-        limits: SessionLimits::default(),
-    });
-    let medium = RamMedium::new("bench", BlockSize::B512, DISK, false).expect("memory");
-    let medium = Arc::new(medium);
-    let context = AttachContext {
-        ring: None,
-        offload: OffloadPool::new(1, &[]).expect("a thread"),
-        waker: Waker(Arc::new(|| {})),
-        depth: 64,
-    };
-    let unit = LogicalUnit {
-        geometry: medium.geometry(),
-        identity: Identity {
-            vendor: "RINGTGT".into(),
-            product: "DISK".into(),
-            revision: "1".into(),
-            serial: "0001".into(),
-        },
-        online: true,
-        stopped: false,
-        generation: 1,
-    };
-    let backend = medium.attach(&context).expect("attaches");
-    shard.attach_unit(UnitId(0), Arc::new(unit), backend);
-    shard
-}
-
-fn established(params: OperationalParams) -> Established {
-    let target = Arc::new(Target {
-        name: "iqn.2026-01.test:disk".into(),
-        alias: None,
-        portal_groups: Vec::new(),
-        luns: vec![(0, UnitId(0))],
-    });
-    Established {
-        initiator_name: "iqn.2026-01.test:host".into(),
-        isid: [0; 6],
-        tsih: 1,
-        cid: 0,
-        discovery: false,
-        target: Some(target.clone()),
-        targets: Arc::new(TargetSet {
-            targets: vec![target],
-        }),
-        portal: "127.0.0.1:3260".parse().expect("an address"),
-        portal_group_tag: 1,
-        params,
-        cmd_sn: SerialNumber(1),
-        stat_sn: SerialNumber(1),
-        response: Vec::new(),
-        received: Vec::new(),
-    }
-}
 
 #[derive(Clone, Copy)]
 enum Direction {
@@ -118,9 +51,11 @@ impl Host {
             initial_r2t: false,
             ..OperationalParams::DEFAULT
         };
-        let mut shard = shard_with_ram();
+        let mut shard = bare::shard_with_ram(64 << 20);
         let now = Instant::now();
-        let key = shard.open_session(established(params), now).expect("room");
+        let key = shard
+            .open_session(bare::established(params), now)
+            .expect("room");
         let data = vec![0x5a; DATA];
         let mut host = Self {
             shard,

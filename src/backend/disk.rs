@@ -91,6 +91,17 @@ fn is_never(error: &io::Error) -> bool {
     )
 }
 
+/// Gives up the lock. Closing the file would do it too, but perhaps later: who else has the file open (a ring that the
+/// kernel is about to take apart) keeps the lock with it.
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Not while a ring has operations of it: then it is the kernel that unlocks when the last has ended.
+        if let Some(file) = Arc::get_mut(&mut self.file) {
+            file::unlock(file);
+        }
+    }
+}
+
 impl Disk {
     pub(super) fn is_poisoned(&self) -> bool {
         self.poisoned.load(Ordering::Acquire)

@@ -4,6 +4,7 @@
 //! not), which gives the reactor a [`Backend`] of its own. A backend knows blocks and buffers; it never
 //! sees a CDB, sense data or a session.
 
+mod claim;
 mod disk;
 pub mod fault;
 pub mod file;

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
+use super::claim;
 use super::disk::{Disk, knows_nowait};
 use super::file::FileMedium;
 use super::iouring::RingMedium;
@@ -100,6 +102,8 @@ pub struct BackendSpec {
     pub write_cache: bool,
     /// Operations that each core may have in flight; the reactor puts it into `AttachContext::depth`.
     pub queue_depth: u32,
+    /// How long to wait for who has the file or device: one that is ending gives it up a little later.
+    pub patience: Duration,
 }
 
 impl BackendSpec {
@@ -116,6 +120,7 @@ impl BackendSpec {
             direct: None,
             write_cache: true,
             queue_depth: 128,
+            patience: claim::PATIENCE,
         }
     }
 }
@@ -156,6 +161,10 @@ fn complain(problem: impl Into<String>, remedy: impl Into<String>) -> Complaint 
 /// A sentence with what is wrong and what to do about it.
 pub fn open(spec: &BackendSpec) -> Result<Opened, OpenError> {
     let opened = match spec.kind {
+        BackendKind::Null | BackendKind::Ram if spec.direct == Some(true) => Err(complain(
+            format!("a {} medium has no page cache to bypass", spec.kind),
+            "do not ask for that (--direct, \"directIO\")",
+        )),
         BackendKind::Null => open_null(spec),
         BackendKind::Ram => open_ram(spec),
         BackendKind::File | BackendKind::IoUring => open_disk(spec),
@@ -237,7 +246,7 @@ fn open_ram(spec: &BackendSpec) -> Result<Opened, Complaint> {
 fn open_disk(spec: &BackendSpec) -> Result<Opened, Complaint> {
     let mut notes = Vec::new();
     let (file, created) = match std::fs::metadata(&spec.path) {
-        Ok(facts) => (open_existing(spec, &facts)?, false),
+        Ok(facts) => (open_existing(spec, &facts, &mut notes)?, false),
         Err(e) if e.kind() == io::ErrorKind::NotFound => (create(spec)?, true),
         Err(e) => return Err(io_complaint("it cannot be looked at", &e)),
     };
@@ -333,7 +342,11 @@ fn io_complaint(what: &str, error: &io::Error) -> Complaint {
     complain(format!("{what} ({error})"), remedy)
 }
 
-fn open_existing(spec: &BackendSpec, facts: &Metadata) -> Result<File, Complaint> {
+fn open_existing(
+    spec: &BackendSpec,
+    facts: &Metadata,
+    notes: &mut Vec<String>,
+) -> Result<File, Complaint> {
     let kind = facts.file_type();
     if kind.is_dir() {
         return Err(complain(
@@ -352,18 +365,25 @@ fn open_existing(spec: &BackendSpec, facts: &Metadata) -> Result<File, Complaint
     } else {
         0
     };
-    File::options()
-        .read(true)
-        .write(!spec.read_only)
-        .custom_flags(exclusive)
-        .open(&spec.path)
-        .map_err(|e| match e.raw_os_error() {
-            Some(errno::EBUSY) => complain(
-                "the device is in use: mounted, part of another device, or already served",
-                "unmount it, or end what uses it",
-            ),
-            _ => io_complaint("it cannot be opened", &e),
-        })
+    let opened = claim::patiently(spec, notes, || {
+        let attempt = File::options()
+            .read(true)
+            .write(!spec.read_only)
+            .custom_flags(exclusive)
+            .open(&spec.path);
+        match attempt {
+            Err(e) if e.raw_os_error() == Some(errno::EBUSY) => Ok(None),
+            other => other.map(Some),
+        }
+    });
+    match opened {
+        Ok(Some(file)) => Ok(file),
+        Ok(None) => Err(complain(
+            "the device is in use: mounted, part of another device, or already served",
+            "unmount it, or end what uses it",
+        )),
+        Err(e) => Err(io_complaint("it cannot be opened", &e)),
+    }
 }
 
 /// Makes a sparse file that survives a loss of power as an empty disk.
@@ -407,9 +427,12 @@ fn create(spec: &BackendSpec) -> Result<File, Complaint> {
 }
 
 fn take_lock(spec: &BackendSpec, file: &File, notes: &mut Vec<String>) -> Result<(), Complaint> {
-    match sys::file::lock(file, !spec.read_only) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(complain(
+    let locked = claim::patiently(spec, notes, || {
+        Ok(sys::file::lock(file, !spec.read_only)?.then_some(()))
+    });
+    match locked {
+        Ok(Some(())) => Ok(()),
+        Ok(None) => Err(complain(
             "it is in use: another process has it locked, or it is already served",
             "end that, or serve another file",
         )),
@@ -477,7 +500,11 @@ mod tests {
     }
 
     fn refused(spec: &BackendSpec) -> String {
-        open(spec).expect_err("refused").to_string()
+        let hasty = BackendSpec {
+            patience: Duration::ZERO,
+            ..spec.clone()
+        };
+        open(&hasty).expect_err("refused").to_string()
     }
 
     #[test]
@@ -551,6 +578,41 @@ mod tests {
         drop(first);
         let _readers = (open(&reader).expect("free"), open(&reader).expect("shared"));
         assert!(refused(&spec(BackendKind::File, &path)).contains("already served"));
+    }
+
+    #[test]
+    fn what_cannot_bypass_the_page_cache_is_refused_when_it_is_asked_to() {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        let path = dir.path().join("disk.img");
+        std::fs::write(&path, [0; 8192]).expect("room");
+        let direct = |kind, path: &Path| BackendSpec {
+            direct: Some(true),
+            size: Some(8192),
+            ..spec(kind, path)
+        };
+        for kind in [BackendKind::Ram, BackendKind::Null] {
+            assert!(refused(&direct(kind, &path)).contains("no page cache"));
+        }
+        if let Ok(memory) = tempfile::tempdir_in("/dev/shm") {
+            let file = direct(BackendKind::File, &memory.path().join("disk.img"));
+            assert!(refused(&file).contains("serve it through the cache"));
+            assert!(!file.path.exists(), "it was made for nothing");
+        }
+        let file = File::open(&path).expect("it exists");
+        let Some((_, unit)) = sys::file::direct_alignment(&file) else {
+            return;
+        };
+        for block_size in [BlockSize::B512, BlockSize::B4096] {
+            let wish = BackendSpec {
+                block_size,
+                ..direct(BackendKind::File, &path)
+            };
+            if unit <= block_size.bytes() {
+                open(&wish).expect("blocks are whole units");
+            } else {
+                assert!(refused(&wish).contains(&format!("needs blocks of {unit} bytes")));
+            }
+        }
     }
 
     #[test]

@@ -56,8 +56,11 @@ pub(super) fn flush(media: &[Arc<dyn Medium>], limit: Duration) -> Vec<String> {
             let thread = std::thread::Builder::new()
                 .name("flush".to_owned())
                 .spawn(move || {
+                    let result = flushed.flush();
+                    // Whoever hears of the end may count on the medium being nobody else's.
+                    drop(flushed);
                     // Nobody listens after the limit.
-                    let _ = done.send(flushed.flush());
+                    let _ = done.send(result);
                 });
             (medium, thread.map(|_| is_done))
         })

@@ -37,6 +37,7 @@ impl Session {
         };
         let task = self.tasks.get_mut(slot);
         let forwards = task.attribute == Attribute::Simple
+            && self.params.cuts_between_blocks()
             && task.command.as_ref().is_some_and(|c| c.forwards_data());
         if !forwards {
             return None;
@@ -138,6 +139,7 @@ impl Session {
                 .unit(index)
                 .is_some_and(|id| home.units.is_memory(id))
             && !self.has_had_its_turn(home)
+            && !self.is_held_back(home, Some(index))
     }
 
     /// Runs a command without data-out, as far as that goes without a buffer.

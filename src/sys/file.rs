@@ -119,28 +119,37 @@ pub fn write_back_failed(witness: &File) -> bool {
 }
 
 /// Takes an open-file-description lock on the whole file: for writing, or shared for reading. False when
-/// somebody else has one that excludes it. Held until the file is closed.
+/// somebody else has one that excludes it. Held until [`unlock`], or until nobody has this open file any more:
+/// neither a descriptor nor an operation of the kernel's.
 ///
 /// # Errors
 /// As `fcntl(F_OFD_SETLK)`; file systems without locks give ENOLCK or EINVAL.
 pub fn lock(file: &File, for_writing: bool) -> io::Result<bool> {
-    // SAFETY: a plain struct of numbers; all zero is "whole file, from the start".
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     let kind = if for_writing {
         libc::F_WRLCK
     } else {
         libc::F_RDLCK
     };
+    match set_lock(file, kind) {
+        Ok(()) => Ok(true),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Gives up what [`lock`] took.
+pub fn unlock(file: &File) {
+    // What was never locked cannot be unlocked, and need not be.
+    let _ = set_lock(file, libc::F_UNLCK);
+}
+
+fn set_lock(file: &File, kind: i32) -> io::Result<()> {
+    // SAFETY: a plain struct of numbers; all zero is "whole file, from the start".
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = i16::try_from(kind).expect("a small constant");
     lock.l_whence = i16::try_from(libc::SEEK_SET).expect("a small constant");
     // SAFETY: the kernel reads one `flock`, which lives through the call.
-    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) } {
-        0 => Ok(true),
-        _ => match io::Error::last_os_error() {
-            e if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
-            e => Err(e),
-        },
-    }
+    checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) } as isize).map(drop)
 }
 
 /// What a block device says of itself.
@@ -259,6 +268,8 @@ mod tests {
         drop((first, second));
         assert!(lock(&third, true).expect("locks work"));
         assert!(!lock(&again(), false).expect("locks work"));
+        unlock(&third);
+        assert!(lock(&again(), true).expect("locks work"));
     }
 
     #[test]
