@@ -77,8 +77,7 @@ impl DataOut {
 
     /// Whether the initiator still owes Data-Out PDUs.
     pub(super) fn expects_more(&self) -> bool {
-        self.unsolicited_open
-            || (self.asked && self.r2ts.iter().any(|r| r.state == R2tState::Open))
+        self.unsolicited_open || (self.asked && self.r2ts.iter().any(|r| r.state == R2tState::Open))
     }
 
     /// Whether an R2T is to be sent.

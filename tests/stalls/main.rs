@@ -16,6 +16,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod fuse;
+mod latency;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
