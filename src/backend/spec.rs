@@ -20,6 +20,7 @@ use super::{Geometry, Medium};
 use crate::sys;
 use crate::sys::errno;
 use crate::sys::file::DeviceFacts;
+use crate::sys::ring::NoRing;
 use crate::units::BlockSize;
 
 /// What a `null` medium pretends to be when no size is given, in bytes: 1 TiB.
@@ -316,7 +317,8 @@ fn open_file(
     let disk = Arc::new(disk);
     Ok(match spec.kind {
         BackendKind::IoUring => match sys::ring::probe() {
-            Ok(()) => Arc::new(RingMedium::new(disk)),
+            // Each reactor tries for a ring, and does without if there is no memory for it.
+            Ok(()) | Err(NoRing::NoMemory) => Arc::new(RingMedium::new(disk)),
             Err(e) => {
                 notes.push(format!(
                     "io_uring is denied here ({e}); {} is served by system calls",

@@ -237,6 +237,8 @@ impl Reactor {
         if waits && !self.shard.has_in_flight() {
             // Others fill it, who need not tell when there is room, and may share this core.
             self.give_way();
+            // What may end the wait comes in by a socket too: an abort, a ping, a peer that is gone.
+            self.look();
             return;
         }
         if let Some(ring) = &self.ring {
