@@ -15,10 +15,12 @@ use crate::reactor::{
 use crate::session::ReactorId;
 use crate::session::target::{Target, TargetSet};
 use crate::sys::machine::Machine;
-use crate::sys::ring::{self, RingConfig};
+use crate::sys::ring::{self, NoRing, RingConfig};
 
 /// Threads for what blocks: a storage alone has half of them, and the fifth that hangs takes the last.
 const OFFLOAD_THREADS: usize = 16;
+/// Operations in flight that every ring has room for, if it can be had.
+pub(super) const RING_ENTRIES: u32 = 1024;
 
 /// What the reactors are made from.
 pub(super) struct Plan<'a> {
@@ -78,7 +80,9 @@ impl<'a> Plan<'a> {
         notes: &mut Vec<String>,
     ) -> Result<Self, Failure> {
         let machine = Machine::here();
-        let has_ring = wants_ring(config) && ring::probe().is_ok();
+        // Where memory is short now, a reactor may still get one: an ended ring's memory comes back late. It says what it got.
+        let may = matches!(ring::probe(), Ok(()) | Err(NoRing::NoMemory));
+        let has_ring = wants_ring(config) && may;
         let near = near::hints(config, &machine.topology);
         let wishes = wishes(config, near, has_ring, notes);
         let placement = place(&machine.topology, &machine.limits, &wishes)
@@ -190,7 +194,7 @@ impl<'a> Plan<'a> {
             .storages
             .iter()
             .map(depth)
-            .fold(1024, u32::saturating_add);
+            .fold(RING_ENTRIES, u32::saturating_add);
         Some(RingConfig {
             entries: entries.min(self.settings.ring_entries),
             worker_cores: self.placement.worker_cores.clone(),

@@ -237,6 +237,8 @@ impl Reactor {
         if waits && !self.shard.has_in_flight() {
             // Others fill it, who need not tell when there is room, and may share this core.
             self.give_way();
+            // What may end the wait comes in by a socket too: an abort, a ping, a peer that is gone.
+            self.look();
             return;
         }
         if let Some(ring) = &self.ring {
@@ -287,11 +289,10 @@ impl Reactor {
             let Some(connection) = self.connections.at(event.token().0) else {
                 continue;
             };
-            if event.is_readable() || event.is_read_closed() || event.is_error() {
-                connection.socket.note_readable();
-                if !std::mem::replace(&mut connection.is_active, true) {
-                    self.active.push(event.token().0);
-                }
+            if connection.socket.note_edge(event)
+                && !std::mem::replace(&mut connection.is_active, true)
+            {
+                self.active.push(event.token().0);
             }
             if event.is_writable() && !connection.socket.is_writable() {
                 connection.socket.note_writable();

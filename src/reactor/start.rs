@@ -26,7 +26,8 @@ use crate::session::login::LoginLimits;
 use crate::session::{LogicalUnit, ReactorId, SessionLimits, Shard, ShardConfig, UnitId};
 use crate::stats::Cell;
 use crate::sys::cpu::pin_current_thread;
-use crate::sys::ring::{RingConfig, SharedRing};
+use crate::sys::errno;
+use crate::sys::ring::{NoRing, RingConfig, SharedRing};
 
 /// What a reactor is made from.
 #[derive(Debug)]
@@ -285,7 +286,17 @@ fn ring_for(
     let Some(wanted) = wanted else {
         return Ok((None, Registration::NoRing));
     };
-    let (ring, more) = SharedRing::new(wanted)?;
+    let (ring, more) = match SharedRing::new(wanted) {
+        Ok(made) => made,
+        Err(error) if error.raw_os_error() == Some(errno::ENOMEM) => {
+            let why = NoRing::from(&error);
+            notes.push(format!(
+                "io_uring is not to be had ({why}): files are served by system calls and threads"
+            ));
+            return Ok((None, Registration::NoRing));
+        }
+        Err(error) => return Err(error),
+    };
     notes.extend(more);
     let registration = match ring.register_memory(pool.mapping()) {
         Ok(()) => Registration::Registered,

@@ -2,6 +2,13 @@
 
 use super::{Case, Outcome};
 use crate::control::listener::ConnectionLimits;
+use crate::control::plan::RING_ENTRIES;
+use crate::sys::ring::NoRing;
+
+/// Lets a process lock what it likes.
+pub(super) const UNLOCK: &str = "ulimit -l unlimited";
+/// The same where no shell starts it.
+pub(super) const UNLOCK_ELSEWHERE: &str = "systemd: LimitMEMLOCK=infinity; containers: --ulimit memlock=-1; logins: /etc/security/limits.conf";
 
 /// With these the reactor's ring defers its work to the reactor (DEFER_TASKRUN, 6.1), and files tell what O_DIRECT demands.
 const WANTED: (u32, u32) = (6, 1);
@@ -36,25 +43,34 @@ pub(super) fn ring(case: &Case<'_>) -> Vec<Outcome> {
         return vec![Outcome::ok("no storage uses it")];
     }
     let disabled = case.facts.number("kernel/io_uring_disabled").unwrap_or(0);
-    let denied = match &case.probed.io_uring {
-        Some(Ok(())) => None,
-        Some(Err(why)) => Some(why.clone()),
-        None if disabled == 2 => Some("kernel.io_uring_disabled=2".to_owned()),
+    let why = match &case.probed.io_uring {
+        Some(Ok(entries)) if *entries < RING_ENTRIES => {
+            let found = format!(
+                "queues of {entries} entries instead of {RING_ENTRIES}: too little memory may be locked (RLIMIT_MEMLOCK)"
+            );
+            return vec![Outcome::better(found).run(UNLOCK).advise(UNLOCK_ELSEWHERE)];
+        }
+        Some(Ok(_)) => return vec![Outcome::ok("this process may use it")],
+        Some(Err(why)) => why.clone(),
+        None if disabled == 2 => NoRing::Denied("kernel.io_uring_disabled=2".to_owned()),
         // Tried out where it can be.
         None => return Vec::new(),
     };
-    let Some(why) = denied else {
-        return vec![Outcome::ok("this process may use it")];
-    };
-    let found = format!("denied ({why}): files are served by system calls and threads");
-    let outcome = Outcome::better(found);
-    vec![if disabled > 0 {
-        outcome.run("sysctl kernel.io_uring_disabled=0")
-    } else {
-        outcome.advise(
+    let instead = "files are served by system calls and threads";
+    let denied = |why: &str| Outcome::better(format!("denied ({why}): {instead}"));
+    vec![match why {
+        NoRing::NoMemory => Outcome::better(format!(
+            "no memory may be locked for a ring (RLIMIT_MEMLOCK): {instead}"
+        ))
+        .run(UNLOCK)
+        .advise(UNLOCK_ELSEWHERE),
+        NoRing::Missing => Outcome::better(format!("this kernel has none: {instead}"))
+            .advise("use a kernel with CONFIG_IO_URING, or a seccomp filter that does not hide it"),
+        NoRing::Denied(why) if disabled > 0 => denied(&why).run("sysctl kernel.io_uring_disabled=0"),
+        NoRing::Denied(why) => denied(&why).advise(
             "a seccomp filter denies it: allow io_uring_setup, io_uring_enter and io_uring_register there (docker: \
              --security-opt seccomp=profile.json; systemd: SystemCallFilter=@aio)",
-        )
+        ),
     }]
 }
 

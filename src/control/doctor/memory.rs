@@ -1,5 +1,6 @@
 //! Checks of the buffers' memory: how much, of what pages, how fast it stays.
 
+use super::limits::{UNLOCK, UNLOCK_ELSEWHERE};
 use super::{Case, Outcome};
 use crate::control::size;
 use crate::sys::hugepage::Pages;
@@ -152,9 +153,7 @@ pub(super) fn locked(case: &Case<'_>) -> Vec<Outcome> {
             let found = format!(
                 "{limit} may be locked, the pools have {bytes}: buffers are not registered with io_uring"
             );
-            vec![Outcome::better(found).run("ulimit -l unlimited").advise(
-                "systemd: LimitMEMLOCK=infinity; containers: --ulimit memlock=-1; logins: /etc/security/limits.conf",
-            )]
+            vec![Outcome::better(found).run(UNLOCK).advise(UNLOCK_ELSEWHERE)]
         }
     }
 }

@@ -10,15 +10,17 @@ use crate::backend::spec::BackendKind;
 use crate::control::config::{Config, Portal, Storage};
 use crate::control::near;
 use crate::control::placement::Hint;
+use crate::control::plan::RING_ENTRIES;
 use crate::sys::file::device_facts;
+use crate::sys::ring::{self, NoRing};
 use crate::sys::topology::Topology;
-use crate::sys::{errno, file, filesystem, interface, ring, socket};
+use crate::sys::{errno, file, filesystem, interface, socket};
 
 /// What was tried out. What was not is `None` or empty: checks then say nothing of it.
 #[derive(Clone, Debug, Default)]
 pub struct Probed {
-    /// Whether this process may use io_uring, and why not.
-    pub io_uring: Option<Result<(), String>>,
+    /// Entries of the queues that a ring of this process gets, of [`RING_ENTRIES`], or why it gets none.
+    pub io_uring: Option<Result<u32, NoRing>>,
     /// What became of each portal of the configuration, in its order.
     pub portals: Vec<Result<(), Refusal>>,
     /// Addresses of portals, each with the interface that has it.
@@ -86,7 +88,7 @@ impl Probed {
             Some((interface::interface_of(ip)?, ip))
         };
         Self {
-            io_uring: Some(ring::probe().map_err(|e| e.to_string())),
+            io_uring: Some(ring::probe_entries(RING_ENTRIES)),
             portals: config
                 .portals
                 .iter()

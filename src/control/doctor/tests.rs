@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::probe::{Place, Refusal, There};
 use super::*;
 use crate::sys::filesystem::FileSystem;
+use crate::sys::ring::NoRing;
 
 /// All of tests/data/machines.
 pub(crate) const MACHINES: &[&str] = &[
@@ -62,9 +63,9 @@ fn device(gib: u64, unit: u32) -> Place {
 
 fn probed(machine: &str) -> Probed {
     let address = |name: &str, text: &str| (name.to_owned(), text.parse().expect("an address"));
-    let denied = "Operation not permitted (os error 1)".to_owned();
+    let denied = NoRing::Denied("Operation not permitted (os error 1)".to_owned());
     let usual = Probed {
-        io_uring: Some(Ok(())),
+        io_uring: Some(Ok(1024)),
         portals: vec![Ok(())],
         ..Probed::default()
     };
@@ -451,4 +452,28 @@ fn lists_of_cores_are_written_so_that_a_shell_takes_them_apart() {
     assert_eq!(braces(&[3]), "3");
     assert_eq!(braces(&[2, 3, 4]), "{2..4}");
     assert_eq!(braces(&[0, 2]), "{0,2}");
+}
+
+#[test]
+fn a_ring_that_memlock_has_no_room_for_is_told_from_one_that_is_denied() {
+    let with = |ring: Result<u32, NoRing>| {
+        let case = changed("isolated", |_, _, probed| probed.io_uring = Some(ring));
+        finding("io_uring", &case)
+    };
+    for short in [Ok(256), Err(NoRing::NoMemory)] {
+        let found = with(short);
+        assert_eq!(found.verdict, Verdict::Better, "{found:?}");
+        assert!(found.found.contains("RLIMIT_MEMLOCK"), "{found:?}");
+        assert!(
+            found
+                .mend
+                .contains(&Mend::Run("ulimit -l unlimited".to_owned()))
+        );
+    }
+    for other in [NoRing::Missing, NoRing::Denied("EPERM".to_owned())] {
+        let found = with(Err(other));
+        assert_eq!(found.verdict, Verdict::Better, "{found:?}");
+        assert!(!format!("{found:?}").contains("memlock"), "{found:?}");
+    }
+    assert_eq!(with(Ok(1024)).verdict, Verdict::Ok);
 }

@@ -59,12 +59,52 @@ const LONGEST_REGISTERED: usize = 1 << 30;
 /// `user_data` of what nobody waits for.
 const UNNAMED: u64 = u64::MAX;
 
+/// What gives a process more memory that may be locked.
+pub const MORE_MEMLOCK: &str = "ulimit -l unlimited; systemd: LimitMEMLOCK=infinity";
+
+/// Why this process gets no ring.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRing {
+    /// The queues are locked memory.
+    #[error("RLIMIT_MEMLOCK has no room for a ring: {MORE_MEMLOCK}")]
+    NoMemory,
+    /// The kernel was built without it.
+    #[error("this kernel has none")]
+    Missing,
+    /// A sysctl or a seccomp filter is against it, or something else.
+    #[error("{0}")]
+    Denied(String),
+}
+
+impl From<&io::Error> for NoRing {
+    fn from(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENOMEM) => Self::NoMemory,
+            Some(libc::ENOSYS) => Self::Missing,
+            _ => Self::Denied(error.to_string()),
+        }
+    }
+}
+
 /// Whether this process may use io_uring at all.
 ///
 /// # Errors
-/// As `io_uring_setup`: ENOSYS (no kernel support), EPERM (denied by sysctl or seccomp), ENOMEM.
-pub fn probe() -> io::Result<()> {
-    IoUring::new(2).map(drop)
+/// Why not.
+pub fn probe() -> Result<(), NoRing> {
+    IoUring::new(2).map(drop).map_err(|e| NoRing::from(&e))
+}
+
+/// How long a submission queue a ring gets for which `entries` are wished: less, where RLIMIT_MEMLOCK is short.
+///
+/// # Errors
+/// Why there would be no ring.
+pub fn probe_entries(entries: u32) -> Result<u32, NoRing> {
+    let config = RingConfig {
+        entries,
+        ..RingConfig::default()
+    };
+    let ring = setup::build(&config, &mut Vec::new()).map_err(|e| NoRing::from(&e))?;
+    Ok(ring.params().sq_entries())
 }
 
 /// What an operation is, for the recorder.
@@ -95,6 +135,10 @@ pub struct RingEvent {
     pub offset: u64,
     /// Length in bytes.
     pub len: u32,
+    /// The file is named by its place in the kernel's table.
+    pub registered_file: bool,
+    /// The memory is named by its registration (READ_FIXED, WRITE_FIXED).
+    pub registered_memory: bool,
 }
 
 /// A ring shared by the backends of one reactor. Clones are the same ring.
@@ -125,9 +169,10 @@ impl SharedRing {
     /// # Errors
     /// As `io_uring_setup`; EPERM and ENOSYS mean that it is denied here.
     pub fn new(config: &RingConfig) -> io::Result<(Self, Vec<String>)> {
-        let in_flight = config.entries.max(2);
         let mut notes = Vec::new();
         let ring = setup::build(config, &mut notes)?;
+        // What completes must find its place.
+        let in_flight = config.entries.clamp(2, ring.params().cq_entries());
         let table = ring.submitter().register_files_sparse(FILE_TABLE);
         if !config.worker_cores.is_empty() {
             let cores = super::cpu::set_of(&config.worker_cores);
