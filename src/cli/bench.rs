@@ -53,7 +53,8 @@ JSON (--json), one object; keys are only ever added:
   errors, first_error, refused, unissued, verified, mismatches, first_mismatch: of the first stream of commands,
   jobs: every stream, the --also ones after the first, with the keys of the last three lines,
   client { ran_ns, waited_ns }: the time of bench's own thread while it measured,
-  ended_early: null, or why it ended before its time; all else is what was measured until then.";
+  ended_early: null, or why it ended before its time; all else is what was measured until then. A silence
+  of the target is part of elapsed_seconds; commands that it never answered are not among the latencies.";
 
 const EXIT: &str = "\
 Exit status:
