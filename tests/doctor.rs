@@ -116,6 +116,14 @@ fn a_configuration_file_is_taken_and_its_mistakes_are_usage() {
     ]);
     assert_eq!((code, &report["wrong"]), (Some(0), &Value::from(0)));
     assert_eq!(report["reactors"][0]["core"], 2);
+    // As `daemon` takes it.
+    let named = json(&[
+        "--config",
+        machine("isolated").join("config.json").to_str().expect("a path"),
+        "--root",
+        machine("isolated").to_str().expect("a path"),
+    ]);
+    assert_eq!(named, (code, report));
     let dir = tempfile::tempdir().expect("a directory");
     let bad = dir.path().join("bad.json");
     fs::write(&bad, "{\"storages\": 3}").expect("room");
