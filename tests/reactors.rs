@@ -1,123 +1,24 @@
-//! Several reactors over loopback: where sessions are, how they move, how reactors wait, and what idleness costs.
+//! Several reactors over loopback: where sessions are, how they move, and how reactors wait.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::io::Read as _;
 use std::time::{Duration, Instant};
 
-use ringtgt::control::config::{Portal, Reactors, Storage, TargetConfig};
-use ringtgt::control::{BackendKind, Config, Controller, PollPolicy, Settings, Unmoved};
+use ringtgt::control::config::Storage;
+use ringtgt::control::{BackendKind, Controller, PollPolicy, Unmoved};
 use ringtgt::initiator::driver;
 use ringtgt::initiator::plan::{Access, Length, Operation, Plan, Work};
-use ringtgt::initiator::{self, Command, Event, Initiator, Offers, Payload};
+use ringtgt::initiator::{Command, Event, Offers, Payload};
 
-const NAME: &str = "iqn.2026-11.com.example:served";
-const WHO: &str = "iqn.2026-11.com.example:initiator";
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared by tests that use different parts of it"
+)]
+#[path = "common/served.rs"]
+mod served;
 
-/// A target with one LUN on a free port of loopback, and a reactor on each of `cores`; `None`: there are not so many.
-fn start(storage: Storage, poll: PollPolicy, cores: u32) -> Option<(Controller, SocketAddr)> {
-    let there = ringtgt::sys::cpu::allowed_cores();
-    let cores = there.get(..cores as usize)?.to_vec();
-    let config = Config {
-        storages: vec![storage],
-        portals: vec![Portal {
-            id: 0,
-            address: "127.0.0.1:0".parse().expect("an address"),
-        }],
-        targets: vec![TargetConfig {
-            name: NAME.to_owned(),
-            portal_groups: vec![(1, vec![0])],
-            luns: vec![(0, 0)],
-        }],
-        reactors: Reactors {
-            cores: Some(cores),
-            poll,
-            // Only moves that a test asks for.
-            balance: false,
-            ..Reactors::default()
-        },
-        ..Config::default()
-    };
-    let controller = Controller::start(&config, Settings::default()).expect("it starts");
-    let address = controller.facts().portals[0];
-    Some((controller, address))
-}
-
-fn ram() -> Storage {
-    Storage {
-        size: Some(16 << 20),
-        ..Storage::new(0, BackendKind::Ram, PathBuf::from("test"))
-    }
-}
-
-/// A connection with the initiator that drives it. It is strict: a StatSN that is not the next one is an error.
-struct Peer {
-    stream: TcpStream,
-    initiator: Initiator,
-}
-
-impl Peer {
-    fn log_in(address: SocketAddr, isid: u8) -> Self {
-        let mut config = initiator::Config::normal(WHO, NAME);
-        config.isid[5] = isid;
-        let stream = TcpStream::connect(address).expect("it listens");
-        stream.set_nodelay(true).expect("can be");
-        let mut peer = Self {
-            stream,
-            initiator: Initiator::new(config),
-        };
-        assert!(matches!(peer.next(), Some(Event::LoggedIn)));
-        peer
-    }
-
-    fn send(&mut self) -> bool {
-        let bytes = self.initiator.poll_transmit().to_vec();
-        let sent = bytes.is_empty() || self.stream.write_all(&bytes).is_ok();
-        self.initiator.transmitted(bytes.len());
-        sent
-    }
-
-    /// Sends and receives until something happens; `None` when the target closed the connection.
-    fn next(&mut self) -> Option<Event> {
-        loop {
-            if let Some(event) = self.initiator.poll_event() {
-                return Some(event);
-            }
-            if !self.send() {
-                return None;
-            }
-            match self.stream.read(self.initiator.receive_into()) {
-                Ok(0) | Err(_) => return None,
-                Ok(len) => self
-                    .initiator
-                    .handle_received(len)
-                    .expect("as it should be"),
-            }
-        }
-    }
-
-    fn ping(&mut self) -> bool {
-        self.initiator.nop(7, b"are you there?").is_some()
-            && matches!(self.next(), Some(Event::Nop { cookie: 7, .. }))
-    }
-
-    /// TEST UNIT READY; how long the answer took.
-    fn ask(&mut self) -> Duration {
-        let begin = Instant::now();
-        let command = Command::new(1, 0, [0; 16], Payload::None);
-        self.initiator.submit(command).expect("the window is open");
-        assert!(matches!(self.next(), Some(Event::Command(_))));
-        begin.elapsed()
-    }
-}
-
-/// Gives the core to others until something is so. A test that hangs is ended by whoever runs it.
-fn wait_until(mut it_is_so: impl FnMut() -> bool) {
-    while !it_is_so() {
-        std::thread::yield_now();
-    }
-}
+use served::{NAME, Peer, WHO, ram, start, wait_until};
 
 #[test]
 fn sessions_land_on_every_reactor() {
@@ -257,11 +158,11 @@ fn a_login_finds_the_session_it_takes_the_place_of_while_that_moves() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         wait_until(|| controller.sessions().len() == 1);
         assert!(first.ping());
-    });
-    // The reactor that a session came to counts it before the other one forgets it.
-    wait_until(|| {
-        let here: u64 = controller.reactors().iter().map(|r| r.sessions).sum();
-        here == 1
+        // The reactor that a session came to counts it before the other one forgets it.
+        wait_until(|| {
+            let here: u64 = controller.reactors().iter().map(|r| r.sessions).sum();
+            here == 1
+        });
     });
     controller.stop().expect("everything is flushed");
 }
@@ -443,60 +344,6 @@ fn an_idle_target_sleeps() {
         output.status.success() && said.contains("1 passed"),
         "{said}"
     );
-}
-
-/// How much later the first command after a second of idleness is answered than one of a row. A measurement, with the
-/// machine to itself: `cargo test --release --test reactors -- --ignored --nocapture first_command`.
-#[test]
-#[ignore = "a measurement"]
-fn the_first_command_after_a_second_of_idleness() {
-    const ROUNDS: usize = 12;
-    let (controller, address) = start(ram(), PollPolicy::Adaptive, 1).expect("one core");
-    let cores = ringtgt::sys::cpu::allowed_cores();
-    if let Some(core) = cores.last() {
-        ringtgt::sys::cpu::pin_current_thread(*core).expect("allowed");
-    }
-    let mut peer = Peer::log_in(address, 1);
-    peer.stream.set_nonblocking(true).expect("can be");
-    let spin = |peer: &mut Peer| {
-        let begin = Instant::now();
-        let command = Command::new(1, 0, [0; 16], Payload::None);
-        peer.initiator.submit(command).expect("the window is open");
-        assert!(peer.send());
-        loop {
-            if peer.initiator.poll_event().is_some() {
-                return begin.elapsed();
-            }
-            if let Ok(len) = peer.stream.read(peer.initiator.receive_into()) {
-                peer.initiator
-                    .handle_received(len)
-                    .expect("as it should be");
-            }
-        }
-    };
-    let (mut first, mut busy) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        for _ in 0..2000 {
-            busy.push(spin(&mut peer));
-        }
-        // The one that asks stays awake, so that it is the target's waking that is measured.
-        let idle = Instant::now();
-        while idle.elapsed() < Duration::from_secs(1) {
-            assert!(
-                peer.stream.read(&mut [0; 1]).is_err(),
-                "nothing is to be said"
-            );
-        }
-        first.push(spin(&mut peer));
-    }
-    first.sort_unstable();
-    busy.sort_unstable();
-    let (first, busy) = (first[ROUNDS / 2], busy[busy.len() / 2]);
-    println!(
-        "busy {busy:?}, first after a second {first:?}: {:?} more",
-        first.saturating_sub(busy)
-    );
-    controller.stop().expect("everything is flushed");
 }
 
 /// What counting busy time costs: one of these per turn. A measurement, as above.

@@ -15,11 +15,14 @@ use crate::buffer::Buffer;
 #[derive(Debug)]
 pub struct FileMedium {
     disk: Arc<Disk>,
+    /// Control's own, for the last flush.
+    witness: Witness,
 }
 
 impl FileMedium {
     pub(super) fn new(disk: Arc<Disk>) -> Self {
-        Self { disk }
+        let witness = Witness::of(&disk);
+        Self { disk, witness }
     }
 }
 
@@ -43,13 +46,15 @@ impl Medium for FileMedium {
     }
 
     fn flush(&self) -> std::io::Result<()> {
-        flush_now(&self.disk)
+        flush_now(&self.disk, &self.witness)
     }
 }
 
-/// [`Medium::flush`] of a file or device.
-pub(super) fn flush_now(disk: &Disk) -> std::io::Result<()> {
-    match disk.run(BlockIo::Flush, &mut []) {
+/// [`Medium::flush`] of a file or device. The witness hears of a failure that the kernel has reported to somebody
+/// who is gone, for one a flush on a ring whose reactor was left behind.
+pub(super) fn flush_now(disk: &Disk, witness: &Witness) -> std::io::Result<()> {
+    let flushed = disk.run(BlockIo::Flush, &mut []);
+    match flushed.and_then(|()| witness.confirm(disk)) {
         Ok(()) => Ok(()),
         Err(error) => Err(std::io::Error::other(error)),
     }

@@ -26,11 +26,14 @@ use crate::units::Extent;
 #[derive(Debug)]
 pub struct RingMedium {
     disk: Arc<Disk>,
+    /// Control's own, for the last flush.
+    witness: Witness,
 }
 
 impl RingMedium {
     pub(super) fn new(disk: Arc<Disk>) -> Self {
-        Self { disk }
+        let witness = Witness::of(&disk);
+        Self { disk, witness }
     }
 }
 
@@ -63,7 +66,7 @@ impl Medium for RingMedium {
     }
 
     fn flush(&self) -> io::Result<()> {
-        flush_now(&self.disk)
+        flush_now(&self.disk, &self.witness)
     }
 }
 
@@ -372,7 +375,7 @@ impl Backend for RingBackend {
             let Some((index, loan)) = self.again.pop_front() else {
                 break;
             };
-            if self.table.get_mut(index).state.cancelled {
+            if self.table.get_mut(index).state.may_end() {
                 done(self.table.complete(index, Err(BlockError::Cancelled), loan));
                 count += 1;
             } else if let Err(loan) = self.start(index, loan) {

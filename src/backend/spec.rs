@@ -161,6 +161,10 @@ fn complain(problem: impl Into<String>, remedy: impl Into<String>) -> Complaint 
 /// A sentence with what is wrong and what to do about it.
 pub fn open(spec: &BackendSpec) -> Result<Opened, OpenError> {
     let opened = match spec.kind {
+        BackendKind::Null | BackendKind::Ram if spec.direct == Some(true) => Err(complain(
+            format!("a {} medium has no page cache to bypass", spec.kind),
+            "do not ask for that (--direct, \"directIO\")",
+        )),
         BackendKind::Null => open_null(spec),
         BackendKind::Ram => open_ram(spec),
         BackendKind::File | BackendKind::IoUring => open_disk(spec),
@@ -606,6 +610,41 @@ mod tests {
         drop(first);
         let _readers = (open(&reader).expect("free"), open(&reader).expect("shared"));
         assert!(refused(&spec(BackendKind::File, &path)).contains("already served"));
+    }
+
+    #[test]
+    fn what_cannot_bypass_the_page_cache_is_refused_when_it_is_asked_to() {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        let path = dir.path().join("disk.img");
+        std::fs::write(&path, [0; 8192]).expect("room");
+        let direct = |kind, path: &Path| BackendSpec {
+            direct: Some(true),
+            size: Some(8192),
+            ..spec(kind, path)
+        };
+        for kind in [BackendKind::Ram, BackendKind::Null] {
+            assert!(refused(&direct(kind, &path)).contains("no page cache"));
+        }
+        if let Ok(memory) = tempfile::tempdir_in("/dev/shm") {
+            let file = direct(BackendKind::File, &memory.path().join("disk.img"));
+            assert!(refused(&file).contains("serve it through the cache"));
+            assert!(!file.path.exists(), "it was made for nothing");
+        }
+        let file = File::open(&path).expect("it exists");
+        let Some((_, unit)) = sys::file::direct_alignment(&file) else {
+            return;
+        };
+        for block_size in [BlockSize::B512, BlockSize::B4096] {
+            let wish = BackendSpec {
+                block_size,
+                ..direct(BackendKind::File, &path)
+            };
+            if unit <= block_size.bytes() {
+                open(&wish).expect("blocks are whole units");
+            } else {
+                assert!(refused(&wish).contains(&format!("needs blocks of {unit} bytes")));
+            }
+        }
     }
 
     #[test]

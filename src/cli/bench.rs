@@ -1,5 +1,6 @@
 //! `ringtgt bench`: measures an iSCSI target, ours or another.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use clap::builder::RangedU64ValueParser;
 
 use crate::initiator::driver;
 use crate::initiator::latency::Outcome;
-use crate::initiator::plan::{Access, DriverError, Length, Operation, Plan, Work};
+use crate::initiator::plan::{Access, DriverError, Length, Operation, Plan, Work, check_core};
 use crate::initiator::url::LunUrl;
 use crate::initiator::{DigestOffer, Offers};
 
@@ -15,9 +16,10 @@ mod also;
 mod ceiling;
 mod picture;
 mod report;
+mod stop;
+mod value;
 
-/// Longest command, in bytes.
-const LONGEST: u64 = 8 << 20;
+use value::{block_size, rate, seconds, size, some_seconds};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -50,10 +52,16 @@ JSON (--json), one object; keys are only ever added:
                         latency_ns { mean, min, p50, p90, p99, p99_9, p99_99, max } },
   errors, first_error, refused, unissued, verified, mismatches, first_mismatch: of the first stream of commands,
   jobs: every stream, the --also ones after the first, with the keys of the last three lines,
-  client { ran_ns, waited_ns }: the time of bench's own thread while it measured.
+  client { ran_ns, waited_ns }: the time of bench's own thread while it measured,
+  ended_early: null, or why it ended before its time; all else is what was measured until then.";
 
-Exit status: 0 when every command ended in GOOD and all compared data was right, 1 when not or when there are no
-results, 2 when the options are wrong.";
+const EXIT: &str = "\
+Exit status:
+  0  every command ended in GOOD, and all compared data was right
+  1  some did not or was not, or there are no results, or it ended early: the target failed or was silent for 20
+     seconds, or SIGINT (Ctrl-C) or SIGTERM came. What was measured by then is printed all the same. A second
+     Ctrl-C ends it at once, without results; so does the first while it still connects (which ends it by the signal)
+  2  the options are wrong, or do not fit the logical unit or the machine";
 
 /// Measures an iSCSI target: issues reads or writes and reports rates and latencies.
 ///
@@ -64,7 +72,7 @@ results, 2 when the options are wrong.";
 ///
 /// Only --op write and --op mixed change the logical unit. They destroy what is on it.
 #[derive(clap::Args, Clone, Debug)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_help = EXIT, after_long_help = format!("{EXAMPLES}\n\n{EXIT}"))]
 pub struct BenchArgs {
     /// The logical unit: iscsi://HOST[:PORT]/TARGET-NAME[/LUN]; port 3260 and LUN 0 if not said.
     #[arg(value_name = "URL", required_unless_present = "ceiling")]
@@ -107,7 +115,7 @@ pub struct BenchArgs {
     also: Vec<String>,
 
     /// How long to measure.
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, conflicts_with = "count")]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = some_seconds, conflicts_with = "count")]
     seconds: Duration,
 
     /// Measures so many commands instead of a time.
@@ -181,7 +189,7 @@ pub struct BenchArgs {
     core: Option<u32>,
 
     /// Tells so often, on standard error, how it goes.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = some_seconds)]
     interval: Option<Duration>,
 
     /// Shows how latencies are distributed.
@@ -227,9 +235,14 @@ enum YesNo {
 /// Why `bench` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// There are no results.
-    #[error(transparent)]
-    Driver(#[from] DriverError),
+    /// There are no results, or only those until it ended early.
+    #[error("{error}{hint}")]
+    Driver {
+        /// What happened.
+        error: DriverError,
+        /// What to do, where that is known.
+        hint: &'static str,
+    },
     /// There are, but commands failed.
     #[error("{errors} commands failed; the first: {first}")]
     Commands {
@@ -259,32 +272,72 @@ pub enum BenchError {
     Options(String),
 }
 
+impl BenchError {
+    /// Whether other options are what it takes.
+    pub(super) const fn is_misuse(&self) -> bool {
+        let plan = matches!(
+            self,
+            Self::Driver {
+                error: DriverError::Plan(_),
+                ..
+            }
+        );
+        plan || matches!(self, Self::Options(_))
+    }
+}
+
 /// Runs the command and prints its results.
 ///
 /// # Errors
 /// [`BenchError`]: no results, failed commands or wrong data.
 pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
+    let failed = |error| BenchError::Driver {
+        hint: hint(args, &error),
+        error,
+    };
+    if let Some(core) = args.core {
+        check_core(core).map_err(failed)?;
+    }
     if let Some(address) = args.ceiling.ceiling {
         return ceiling::serve(&args.ceiling, address, offers(args)?, args.core);
     }
     let plan = plan(args)?;
-    let (facts, outcome) = driver::run(&plan, &mut |progress| {
-        super::running::say(&report::line_of(progress));
-    })?;
-    if args.json {
-        println!("{}", report::json_of(&plan, &facts, &outcome));
+    let run = driver::Run::connect(&plan).map_err(failed)?;
+    let stop = stop::at_signal().map_err(failed)?;
+    let measured = run
+        .run_until(&stop, &mut |progress| {
+            super::running::say(&report::line_of(progress));
+        })
+        .map_err(failed)?;
+    let mut text = if args.json {
+        format!("{}\n", report::json_of(&plan, &measured))
     } else {
-        print!("{}", report::text_of(&plan, &facts, &outcome));
-        if args.picture {
-            print!("{}", picture::text_of(&plan, &outcome));
-        }
+        report::text_of(&plan, &measured)
+    };
+    if args.picture {
+        text += &picture::text_of(&plan, &measured.outcome);
     }
+    let mut out = std::io::stdout().lock();
+    // Whoever read it may be gone: the exit status still says how it went.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     if let Some(path) = &args.svg {
-        std::fs::write(path, picture::svg_of(&plan, &outcome)).map_err(|error| {
+        std::fs::write(path, picture::svg_of(&plan, &measured.outcome)).map_err(|error| {
             BenchError::Picture(format!("cannot write {}: {error}", path.display()))
         })?;
     }
-    judge(&outcome)
+    match measured.ended_early {
+        Some(error) => Err(failed(error)),
+        None => judge(&measured.outcome),
+    }
+}
+
+/// What to do about `error`.
+fn hint(args: &BenchArgs, error: &DriverError) -> &'static str {
+    match error.refused_key() {
+        Some("HeaderDigest") if args.header_digest => " (leave out --header-digest)",
+        Some("DataDigest") if args.data_digest => " (leave out --data-digest)",
+        _ => "",
+    }
 }
 
 /// Failed commands and wrong data are failures of the whole.
@@ -415,59 +468,6 @@ const fn access(pattern: Pattern) -> Access {
     }
 }
 
-/// Commands per second.
-fn rate(text: &str) -> Result<f64, String> {
-    let number: f64 = text
-        .parse()
-        .map_err(|_| "not a number of commands per second".to_owned())?;
-    (0.001..=1e9)
-        .contains(&number)
-        .then_some(number)
-        .ok_or_else(|| "must be from 0.001 to 1e9 commands per second".to_owned())
-}
-
-/// "4k", "1M", "2G", "512": powers of 1024.
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        "t" | "tib" => 1u64 << 40,
-        unit => {
-            return Err(format!(
-                "'{unit}' is not a unit: use k, M, G or T (powers of 1024)"
-            ));
-        }
-    };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "not a number of bytes such as 4096, 4k or 1M".to_owned())?;
-    number
-        .checked_mul(factor)
-        .filter(|&bytes| bytes > 0)
-        .ok_or_else(|| "must be from 1 byte to 2^64 - 1".to_owned())
-}
-
-fn block_size(text: &str) -> Result<u32, String> {
-    size(text)?
-        .try_into()
-        .ok()
-        .filter(|&bytes: &u32| bytes.is_multiple_of(512) && u64::from(bytes) <= LONGEST)
-        .ok_or_else(|| "must be a multiple of 512 bytes, and 8M at most".to_owned())
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text
-        .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(number)
-        .ok()
-        .filter(|&time| time <= Duration::from_secs(7 * 24 * 3600))
-        .ok_or_else(|| "must be from 0 seconds to a week".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -526,6 +526,8 @@ mod tests {
             (["--block-size", "1000"], "multiple of 512"),
             (["--block-size", "4q"], "not a unit"),
             (["--seconds", "x"], "not a number of seconds"),
+            (["--seconds", "0"], "must be more than 0 seconds"),
+            (["--interval", "0"], "must be more than 0 seconds"),
             (["--depth", "0"], "1..=4096"),
             (["--mix", "101"], "0..=100"),
         ] {
@@ -569,19 +571,5 @@ mod tests {
         assert_eq!(args.ceiling.ceiling.unwrap().to_string(), "127.0.0.1:0");
         assert!(parse(&["--ceiling=[::1]:3999", "--ceiling-loop", "naive"]).is_ok());
         assert!(parse(&["--ceiling-loop", "naive", "iscsi://h/iqn.x/0"]).is_err());
-    }
-
-    #[test]
-    fn sizes_are_powers_of_1024() {
-        assert_eq!(
-            (size("512"), size("4k"), size("1MiB")),
-            (Ok(512), Ok(4096), Ok(1 << 20))
-        );
-        assert!(
-            size("").is_err()
-                && size("k").is_err()
-                && size("0").is_err()
-                && size("99999999T").is_err()
-        );
     }
 }

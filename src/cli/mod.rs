@@ -103,13 +103,8 @@ impl CommandError {
     }
 
     fn from_bench(error: bench::BenchError) -> Self {
-        let code = if matches!(error, bench::BenchError::Options(_)) {
-            MISUSED
-        } else {
-            FAILED
-        };
         Self {
-            code,
+            code: if error.is_misuse() { MISUSED } else { FAILED },
             lines: vec![error.to_string()],
         }
     }

@@ -46,6 +46,9 @@ pub(super) struct ServeOptions {
     /// Take no writes
     #[arg(long)]
     read_only: bool,
+    /// Bypass the page cache (O_DIRECT); refused where the file system cannot, or needs larger blocks
+    #[arg(long)]
+    direct: bool,
     /// Cores to run on, like 2 or 0,2 or 2-5 [default: isolated cores, else all but one]
     #[arg(long, value_name = "LIST", value_parser = CoreList::parse)]
     cores: Option<CoreList>,
@@ -140,6 +143,7 @@ impl ServeOptions {
             size: self.size,
             block_size: self.block_size,
             read_only: self.read_only,
+            direct: self.direct.then_some(true),
             ..Storage::new(0, self.backend, path.to_path_buf())
         };
         let target = TargetConfig {
@@ -257,13 +261,14 @@ mod tests {
         assert_eq!(config.portals[0].address.to_string(), "127.0.0.1:3260");
         assert_eq!(config.targets[0].name, "iqn.2026-11.io.ringtgt:disk");
         assert_eq!(config.targets[0].luns, [(0, 0)]);
+        assert_eq!(config.storages[0].direct, None);
         assert_eq!(config.reactors.poll, PollPolicy::Adaptive);
     }
 
     #[test]
     fn every_option_is_taken() {
         let line = "x --portal 10.0.0.1 --portal [::1]:3261 --iqn IQN.2024-01.com.X:y --backend ram --block-size 4096 \
-            --read-only --cores 0,2 --poll busy --size 1M --sqpoll yes";
+            --read-only --cores 0,2 --poll busy --size 1M --sqpoll yes --direct";
         let config = parse(line).expect("good");
         let config = config.options.config(&config.path);
         let addresses: Vec<_> = config
@@ -276,6 +281,7 @@ mod tests {
         assert_eq!(config.targets[0].name, "iqn.2024-01.com.x:y");
         assert_eq!(config.storages[0].block_size, BlockSize::B4096);
         assert!(config.storages[0].read_only);
+        assert_eq!(config.storages[0].direct, Some(true));
         assert_eq!(config.reactors.cores, Some(vec![0, 2]));
         assert_eq!(config.reactors.poll, PollPolicy::Busy);
         assert_eq!(config.reactors.sqpoll, Sqpoll::Yes);

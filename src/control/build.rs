@@ -106,6 +106,7 @@ pub(super) fn spec_of(storage: &Storage) -> BackendSpec {
         block_size: storage.block_size,
         read_only: storage.read_only,
         write_cache: storage.write_cache,
+        direct: storage.direct,
         queue_depth: storage.queue_depth.unwrap_or(QUEUE_DEPTH),
         ..BackendSpec::new(storage.kind, storage.path.clone())
     }

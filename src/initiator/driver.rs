@@ -4,6 +4,7 @@
 //! commands, one send. It never sleeps unless asked to, so that what is measured is the target.
 
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::event::Event;
@@ -15,29 +16,30 @@ use super::task::wire_lun;
 use super::worker::Worker;
 use super::{Config, Negotiated};
 
+/// How long commands may take to end once somebody wants the run to stop.
+const SHORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a run measured, whether it came to its end or not.
+#[derive(Debug)]
+pub struct Measured {
+    /// What was found out about the target.
+    pub facts: Facts,
+    /// What was measured until the end, or until it ended early.
+    pub outcome: Outcome,
+    /// Why it ended before its time.
+    pub ended_early: Option<DriverError>,
+}
+
 /// Runs `plan` from login to logout; `tell` hears how it goes, if [`Plan::interval`] says so.
 ///
 /// # Errors
-/// [`DriverError`]; commands that end in an error are counted in the results instead.
+/// [`DriverError`], also when the run ended early; commands that end in an error are counted in the results instead.
 pub fn run(plan: &Plan, tell: &mut dyn FnMut(&Progress)) -> Result<(Facts, Outcome), DriverError> {
-    if let Some(core) = plan.core {
-        crate::sys::cpu::pin_current_thread(core).map_err(|error| DriverError::System {
-            what: format!("cannot stay on core {core}"),
-            error,
-        })?;
+    let measured = Run::connect(plan)?.run_until(&AtomicBool::new(false), tell)?;
+    match measured.ended_early {
+        Some(error) => Err(error),
+        None => Ok((measured.facts, measured.outcome)),
     }
-    let mut links = connect(plan)?;
-    let facts = inspect(plan, &mut links)?;
-    let mut run = Run::new(plan, &facts, links)?;
-    let outcome = run.run(tell);
-    for lane in &mut run.lanes {
-        if outcome.is_ok() {
-            lane.link.close();
-        }
-    }
-    let works = run.loads.into_iter().map(|load| load.results).collect();
-    let client = run.client;
-    outcome.map(|()| (facts, Outcome { works, client }))
 }
 
 fn link_error(number: usize) -> impl FnOnce(LinkError) -> DriverError {
@@ -107,8 +109,10 @@ struct Lane {
     load: usize,
 }
 
-struct Run<'a> {
+/// A run: its connections are logged in, and the target is known.
+pub struct Run<'a> {
     plan: &'a Plan,
+    facts: Facts,
     clock: Clock,
     lanes: Vec<Lane>,
     loads: Vec<Load<'a>>,
@@ -118,14 +122,61 @@ struct Run<'a> {
     told: (u64, u64, u64),
     client: Option<ClientTime>,
     sleep: Option<(mio::Poll, mio::Events)>,
+    /// When somebody wanted it to stop.
+    stopped: Option<u64>,
+    /// How long the target may be silent.
+    patience: Duration,
 }
 
 impl<'a> Run<'a> {
-    fn new(plan: &'a Plan, facts: &Facts, links: Vec<Link>) -> Result<Self, DriverError> {
+    /// Connects, logs in and asks for the capacity.
+    ///
+    /// # Errors
+    /// [`DriverError`]: the target cannot be reached, or the plan does not fit it.
+    pub fn connect(plan: &'a Plan) -> Result<Self, DriverError> {
+        if let Some(core) = plan.core {
+            crate::sys::cpu::pin_current_thread(core).map_err(|error| DriverError::System {
+                what: format!("cannot stay on core {core}"),
+                error,
+            })?;
+        }
+        let mut links = connect(plan)?;
+        let facts = inspect(plan, &mut links)?;
+        Self::new(plan, facts, links)
+    }
+
+    /// Runs from the warm-up to logout, or until `stop` is set. What was measured by then is kept when something ends
+    /// the run early.
+    ///
+    /// # Errors
+    /// [`DriverError`]: it ended before anything was measured.
+    pub fn run_until(
+        mut self,
+        stop: &AtomicBool,
+        tell: &mut dyn FnMut(&Progress),
+    ) -> Result<Measured, DriverError> {
+        let ended_early = self.work_through(stop, tell).err();
+        match ended_early {
+            Some(error) if self.stage == Stage::Warmup => return Err(error),
+            Some(_) if self.stage == Stage::Measure => self.end_measuring(self.clock.now()),
+            // No logout: whatever ended it could keep the answer back.
+            Some(_) => {}
+            None => self.lanes.iter_mut().for_each(|lane| lane.link.close()),
+        }
+        let works = self.loads.into_iter().map(|load| load.results).collect();
+        let client = self.client;
+        Ok(Measured {
+            facts: self.facts,
+            outcome: Outcome { works, client },
+            ended_early,
+        })
+    }
+
+    fn new(plan: &'a Plan, facts: Facts, links: Vec<Link>) -> Result<Self, DriverError> {
         let (mut lanes, mut loads) = (Vec::with_capacity(links.len()), Vec::new());
         let mut links = links.into_iter();
         for (index, work) in plan.works().enumerate() {
-            let slots = slots_of(plan, work, facts)?;
+            let slots = slots_of(plan, work, &facts)?;
             for (number, link) in (0..work.connections).zip(&mut links) {
                 lanes.push(Lane {
                     link,
@@ -133,10 +184,11 @@ impl<'a> Run<'a> {
                     load: index,
                 });
             }
-            loads.push(Load::new(plan, work, index as u64, facts, slots));
+            loads.push(Load::new(plan, work, index as u64, &facts, slots));
         }
         Ok(Self {
             plan,
+            facts,
             clock: Clock(Instant::now()),
             lanes,
             loads,
@@ -145,10 +197,16 @@ impl<'a> Run<'a> {
             told: (0, 0, 0),
             client: None,
             sleep: None,
+            stopped: None,
+            patience: PATIENCE,
         })
     }
 
-    fn run(&mut self, tell: &mut dyn FnMut(&Progress)) -> Result<(), DriverError> {
+    fn work_through(
+        &mut self,
+        stop: &AtomicBool,
+        tell: &mut dyn FnMut(&Progress),
+    ) -> Result<(), DriverError> {
         if !self.plan.busy {
             let poll = self.make_poll().map_err(|error| DriverError::System {
                 what: "cannot wait for sockets".to_owned(),
@@ -160,6 +218,9 @@ impl<'a> Run<'a> {
         let mut last_progress = 0;
         loop {
             let now = self.clock.now();
+            if stop.load(Ordering::Relaxed) {
+                self.wind_up(now)?;
+            }
             self.advance(now);
             if let (Some(interval), Stage::Measure) = (self.plan.interval, self.stage) {
                 self.tell(interval, now, tell);
@@ -171,24 +232,48 @@ impl<'a> Run<'a> {
             if progress {
                 last_progress = now;
             } else {
-                if Duration::from_nanos(now - last_progress) > PATIENCE && self.outstanding() > 0 {
-                    return Err(DriverError::Plan(format!(
-                        "no answer for {} seconds; {} commands are outstanding",
-                        PATIENCE.as_secs(),
-                        self.outstanding()
-                    )));
+                let outstanding = self.outstanding();
+                if Duration::from_nanos(now - last_progress) > self.patience && outstanding > 0 {
+                    return Err(DriverError::Silence {
+                        patience: self.patience,
+                        outstanding,
+                    });
                 }
                 self.wait();
             }
             if let Stage::Drain { then_read_back } = self.stage
                 && self.outstanding() == 0
             {
+                if self.stopped.is_some() {
+                    return Err(DriverError::Stopped);
+                }
                 if !then_read_back {
                     return Ok(());
                 }
                 self.enter(Stage::ReadBack, now);
             }
         }
+    }
+
+    /// Somebody wants it to stop: waits for what is outstanding, but not for long.
+    fn wind_up(&mut self, now: u64) -> Result<(), DriverError> {
+        match self.stopped {
+            None if self.stage == Stage::Warmup => return Err(DriverError::Stopped),
+            None => {
+                if self.stage == Stage::Measure {
+                    self.issue_due(now);
+                    self.end_measuring(now);
+                }
+                self.stopped = Some(now);
+                let then_read_back = false;
+                self.enter(Stage::Drain { then_read_back }, now);
+            }
+            Some(since) if Duration::from_nanos(now - since) > SHORT_PATIENCE => {
+                return Err(DriverError::Stopped);
+            }
+            Some(_) => {}
+        }
+        Ok(())
     }
 
     fn outstanding(&self) -> usize {
@@ -209,7 +294,8 @@ impl<'a> Run<'a> {
                     Length::Commands(_) => self.loads[0].issued_all() && self.first_is_idle(),
                 };
                 if over {
-                    self.end_measuring(elapsed, now);
+                    self.issue_due(now);
+                    self.end_measuring(now);
                 }
             }
             Stage::ReadBack if self.loads.iter().all(Load::read_back_all) => {
@@ -225,14 +311,20 @@ impl<'a> Run<'a> {
         first.all(|lane| lane.worker.outstanding() == 0)
     }
 
-    fn end_measuring(&mut self, elapsed: Duration, now: u64) {
+    /// What became due since the last turn is not late.
+    fn issue_due(&mut self, now: u64) {
         for lane in &mut self.lanes {
-            let load = &mut self.loads[lane.load];
-            // What became due since the last turn is not late.
             if !lane.worker.idle.is_empty() {
+                let load = &mut self.loads[lane.load];
                 load.issue(&mut lane.worker, &mut lane.link.initiator, self.stage, now);
             }
-            load.end(&mut lane.worker, now);
+        }
+    }
+
+    fn end_measuring(&mut self, now: u64) {
+        let elapsed = Duration::from_nanos(now - self.stage_start);
+        for lane in &mut self.lanes {
+            self.loads[lane.load].end(&mut lane.worker, now);
         }
         for load in &mut self.loads {
             load.results.elapsed = elapsed;

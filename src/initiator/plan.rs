@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::socket::LinkError;
 use super::url::LunUrl;
-use super::{Negotiated, Offers};
+use super::{Error, Negotiated, Offers};
 
 /// Most slots of a run that verifies: its set of written slots takes one bit each (1 GiB).
 const MOST_SLOTS: u64 = 1 << 33;
@@ -99,7 +99,7 @@ impl Plan {
     }
 }
 
-/// Why there are no results.
+/// Why there are no results, or only some.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
     /// A connection was not made, or failed.
@@ -118,6 +118,17 @@ pub enum DriverError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// The target fell silent.
+    #[error("no answer for {} seconds; {outstanding} commands are outstanding", patience.as_secs())]
+    Silence {
+        /// How long nothing came.
+        patience: Duration,
+        /// Commands without an answer.
+        outstanding: usize,
+    },
+    /// Somebody wanted it to stop.
+    #[error("stopped by a signal")]
+    Stopped,
     /// The plan does not fit the logical unit.
     #[error("{0}")]
     Plan(String),
@@ -131,6 +142,20 @@ pub enum DriverError {
     },
 }
 
+impl DriverError {
+    /// The key of the login whose answer could not be accepted, if that is why.
+    #[must_use]
+    pub fn refused_key(&self) -> Option<&str> {
+        match self {
+            Self::Link {
+                error: LinkError::Initiator(Error::Key { key, .. }),
+                ..
+            } => Some(key),
+            _ => None,
+        }
+    }
+}
+
 /// What was found out about the target before the run.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -140,6 +165,22 @@ pub struct Facts {
     pub logical_block_size: u32,
     /// What the first connection agreed on.
     pub negotiated: Negotiated,
+}
+
+/// Whether a thread of this process may stay on `core`.
+///
+/// # Errors
+/// [`DriverError::Plan`] names the cores that it may stay on.
+pub fn check_core(core: u32) -> Result<(), DriverError> {
+    let cores = crate::sys::cpu::reachable_cores();
+    if cores.contains(&core) {
+        return Ok(());
+    }
+    let names: Vec<String> = cores.iter().map(u32::to_string).collect();
+    Err(DriverError::Plan(format!(
+        "cannot stay on core {core}: this process may use {}",
+        names.join(", ")
+    )))
 }
 
 /// How many commands lie side by side in the part of the logical unit that is used.

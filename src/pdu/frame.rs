@@ -282,21 +282,33 @@ pub struct EncodedHeader {
 }
 
 impl EncodedHeader {
+    /// No header yet.
+    pub const NONE: Self = Self {
+        bytes: [0; BHS_LEN + DIGEST_LEN],
+        len: 0,
+    };
+
     /// `bhs` with its digest, if `digest`. DataSegmentLength is the caller's to fill in.
     #[must_use]
     pub fn new<T: IntoBytes + Immutable>(bhs: &T, digest: bool) -> Self {
+        let mut header = Self::NONE;
+        header.fill(bhs, digest);
+        header
+    }
+
+    /// Makes it [`Self::new`] of these, in its place.
+    pub fn fill<T: IntoBytes + Immutable>(&mut self, bhs: &T, digest: bool) {
         const { assert!(size_of::<T>() == BHS_LEN) };
-        let mut bytes = [0; BHS_LEN + DIGEST_LEN];
-        bytes[..BHS_LEN].copy_from_slice(bhs.as_bytes());
+        self.bytes[..BHS_LEN].copy_from_slice(bhs.as_bytes());
         let mut len = BHS_LEN;
         if digest {
-            let crc = header_digest(&bytes[..BHS_LEN]);
-            bytes[BHS_LEN..].copy_from_slice(&crc);
+            let crc = header_digest(&self.bytes[..BHS_LEN]);
+            self.bytes[BHS_LEN..].copy_from_slice(&crc);
             len += DIGEST_LEN;
         }
         #[allow(clippy::cast_possible_truncation, reason = "at most 52")]
         let len = len as u8;
-        Self { bytes, len }
+        self.len = len;
     }
 
     /// The bytes to send.
@@ -314,6 +326,12 @@ pub struct EncodedTrailer {
 }
 
 impl EncodedTrailer {
+    /// Nothing.
+    pub const NONE: Self = Self {
+        bytes: [0; 3 + DIGEST_LEN],
+        len: 0,
+    };
+
     /// The trailer of `data`, with its digest if `digest`. Empty for an empty data segment.
     #[must_use]
     pub fn new(data: &[u8], digest: bool) -> Self {

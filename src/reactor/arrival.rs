@@ -52,15 +52,26 @@ pub(super) enum Wait {
     Initiator,
     /// The directory's answer.
     Directory,
-    /// The end of the session it takes the place of.
-    Reinstatement(SessionKey),
+    /// The end of the session it takes the place of, until then.
+    Reinstatement(SessionKey, Instant),
 }
 
 impl Connection {
     /// When the login's time is up.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Login(entering) => entering.login.poll_timeout(),
+            Phase::Login(entering) => {
+                let patience = match entering.wait {
+                    Wait::Reinstatement(_, until) => Some(until),
+                    Wait::Initiator | Wait::Directory => None,
+                };
+                entering
+                    .login
+                    .poll_timeout()
+                    .into_iter()
+                    .chain(patience)
+                    .min()
+            }
             _ => None,
         }
     }
@@ -297,6 +308,8 @@ impl Reactor {
                 .and_then(|entering| entering.login.handle_timeout(now).err());
             if let Some(error) = late {
                 self.close(slot, Reason::Login(error));
+            } else {
+                self.lose_patience(slot);
             }
         }
     }

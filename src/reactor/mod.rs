@@ -289,11 +289,10 @@ impl Reactor {
             let Some(connection) = self.connections.at(event.token().0) else {
                 continue;
             };
-            if event.is_readable() || event.is_read_closed() || event.is_error() {
-                connection.socket.note_readable();
-                if !std::mem::replace(&mut connection.is_active, true) {
-                    self.active.push(event.token().0);
-                }
+            if connection.socket.note_edge(event)
+                && !std::mem::replace(&mut connection.is_active, true)
+            {
+                self.active.push(event.token().0);
             }
             if event.is_writable() && !connection.socket.is_writable() {
                 connection.socket.note_writable();

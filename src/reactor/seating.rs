@@ -1,6 +1,7 @@
 //! Sessions of this core, from the login that becomes one to the handle that is free again.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use super::arrival::{Connection, Phase, Wait};
 use super::message::{Identity, Reason, Request, What};
@@ -8,8 +9,12 @@ use super::{Reactor, Seated};
 use crate::session::SessionKey;
 use crate::session::login::{LoginError, LoginStatus};
 
+/// How long a login waits for the session it takes the place of. What it holds for longer is with a medium that
+/// does not answer, and only there it is in the new session's way.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 impl Reactor {
-    /// The login is done but for its last answer: first the session it takes the place of must be gone
+    /// The login is done but for its last answer: first the session it takes the place of should be gone
     /// (RFC 7143, section 6.3.5).
     pub(super) fn complete(&mut self, slot: usize) {
         let Some(entering) = self.entering(slot) else {
@@ -25,12 +30,50 @@ impl Reactor {
             return;
         };
         if let Some(entering) = self.entering(slot) {
-            entering.wait = Wait::Reinstatement(old);
+            entering.wait = Wait::Reinstatement(old, Instant::now() + PATIENCE);
         }
         self.around.counters.sessions_reinstated.add(1);
         // Without a connection it only drains already.
         if let Some(old_slot) = self.sessions.get(&old).and_then(|seated| seated.slot) {
             self.close(old_slot, Reason::Reinstated);
+        }
+    }
+
+    /// A login that waited long enough for a session of which a medium still has something goes on beside it.
+    pub(super) fn lose_patience(&mut self, slot: usize) {
+        let now = self.now;
+        let Some(entering) = self.entering(slot) else {
+            return;
+        };
+        let Wait::Reinstatement(old, until) = entering.wait else {
+            return;
+        };
+        if now < until {
+            return;
+        }
+        let identity = entering.identity.as_ref();
+        let nexus = identity.and_then(|identity| identity.nexus.clone());
+        let newest = nexus
+            .as_ref()
+            .and_then(|nexus| self.nexuses.get(nexus).copied());
+        if newest == Some(old) {
+            self.open_session(slot);
+        } else {
+            // Another login of this nexus was quicker: it is the one to take the place of now.
+            self.complete(slot);
+        }
+        self.send_login(slot);
+    }
+
+    /// What is left of sessions of the same nexus comes before what the new one does.
+    fn follow(&mut self, key: SessionKey, identity: Option<&Identity>) {
+        let Some(nexus) = identity.and_then(|identity| identity.nexus.as_ref()) else {
+            return;
+        };
+        for (&old, seated) in &self.sessions {
+            if seated.nexus.as_ref() == Some(nexus) {
+                self.shard.follow(key, old);
+            }
         }
     }
 
@@ -60,6 +103,7 @@ impl Reactor {
                 return;
             }
         };
+        self.follow(key, entering.identity.as_ref());
         if let Some(connection) = self.connections.at(slot) {
             connection.phase = Phase::Session(key);
             connection.permit.logged_in();
@@ -133,10 +177,9 @@ impl Reactor {
         );
         let waiting: Vec<usize> = self.connections.numbers().collect();
         for slot in waiting {
-            if self
-                .entering(slot)
-                .is_some_and(|entering| entering.wait == Wait::Reinstatement(key))
-            {
+            if self.entering(slot).is_some_and(
+                |entering| matches!(entering.wait, Wait::Reinstatement(old, _) if old == key),
+            ) {
                 self.complete(slot);
                 self.send_login(slot);
             }

@@ -1,12 +1,15 @@
 //! One connection's socket, and what is known of its readiness.
 //!
 //! Every socket is registered once, edge-triggered, for both directions. An edge is remembered in `readable` or
-//! `writable` and forgotten only when the kernel itself says "would block": so a reactor may sleep when no
-//! connection is `readable` that it could read from, and no byte is left behind.
+//! `writable` and forgotten only when the kernel itself says "would block", or gave less than there was room for:
+//! what comes after that is another edge. So a reactor may sleep when no connection is `readable` that it could read
+//! from, and no byte is left behind. The end of the stream may lie behind the last byte with one edge for both;
+//! that edge says so, and is not forgotten.
 
 use std::io::{self, IoSliceMut, Read};
 use std::os::fd::AsFd;
 
+use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
@@ -47,6 +50,8 @@ pub(super) struct Socket {
     stream: TcpStream,
     readable: bool,
     writable: bool,
+    /// An edge said that the peer sends no more, or that something is wrong: all of it is to be read.
+    ending: bool,
     /// Turns left in which it is tried without being known readable.
     heat: u8,
 }
@@ -63,6 +68,7 @@ impl Socket {
             stream,
             readable: true,
             writable: true,
+            ending: false,
             heat: HOT_TURNS,
         })
     }
@@ -73,8 +79,13 @@ impl Socket {
         Ok(self.stream)
     }
 
-    pub(super) fn note_readable(&mut self) {
-        self.readable = true;
+    /// Remembers what an edge says of receiving; returns whether it says anything.
+    pub(super) fn note_edge(&mut self, edge: &Event) -> bool {
+        let ending = edge.is_read_closed() || edge.is_error();
+        let news = ending || edge.is_readable();
+        self.ending |= ending;
+        self.readable |= news;
+        news
     }
 
     pub(super) fn note_writable(&mut self) {
@@ -84,6 +95,11 @@ impl Socket {
     #[cfg(test)]
     pub(super) fn is_readable(&self) -> bool {
         self.readable
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending
     }
 
     pub(super) fn is_writable(&self) -> bool {
@@ -98,6 +114,7 @@ impl Socket {
     /// One receive into both pieces of room.
     pub(super) fn receive(&mut self, room: &mut [IoSliceMut<'_>; 2]) -> Received {
         let [first, second] = room;
+        let all = first.len() + second.len();
         loop {
             let result = match (first.is_empty(), second.is_empty()) {
                 (_, true) => self.stream.read(first),
@@ -109,16 +126,16 @@ impl Socket {
             };
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return self.received(other),
+                other => return self.received(other, all),
             }
         }
     }
 
-    fn received(&mut self, result: io::Result<usize>) -> Received {
+    fn received(&mut self, result: io::Result<usize>, room: usize) -> Received {
         match result {
             Ok(0) => Received::End,
             Ok(bytes) => {
-                self.readable = true;
+                self.readable = bytes == room || self.ending;
                 self.heat = HOT_TURNS;
                 Received::Bytes(bytes)
             }
@@ -168,30 +185,72 @@ mod tests {
 
     /// Sleeps in the kernel, not in the clock, until the socket has an edge.
     fn wait(poll: &mut mio::Poll, socket: &mut Socket) {
-        let mut events = mio::Events::with_capacity(4);
         while !socket.is_readable() {
-            poll.poll(&mut events, None).expect("polls");
-            if events.iter().any(mio::event::Event::is_readable) {
-                socket.note_readable();
-            }
+            wait_for_edge(poll, socket);
+        }
+    }
+
+    fn wait_for_edge(poll: &mut mio::Poll, socket: &mut Socket) {
+        let mut events = mio::Events::with_capacity(4);
+        poll.poll(&mut events, None).expect("polls");
+        for event in &events {
+            socket.note_edge(event);
         }
     }
 
     #[test]
-    fn it_stays_readable_until_the_kernel_says_would_block() {
+    fn it_stays_readable_until_there_is_less_than_room() {
         let (mut socket, mut peer, mut poll) = pair();
         let mut room = [0; 4];
         assert_eq!(receive(&mut socket, &mut room), Received::Nothing);
-        peer.write_all(b"123456").expect("writes");
+        assert!(!socket.is_readable());
+        peer.write_all(b"12345678").expect("writes");
         wait(&mut poll, &mut socket);
         assert_eq!(receive(&mut socket, &mut room), Received::Bytes(4));
         assert!(socket.is_readable());
-        assert_eq!(receive(&mut socket, &mut room), Received::Bytes(2));
-        assert!(socket.is_readable(), "a short read is no proof");
+        assert_eq!(receive(&mut socket, &mut room), Received::Bytes(4));
+        assert!(socket.is_readable(), "there may be more");
         assert_eq!(receive(&mut socket, &mut room), Received::Nothing);
         assert!(!socket.is_readable());
+        peer.write_all(b"90").expect("writes");
+        wait(&mut poll, &mut socket);
+        assert_eq!(receive(&mut socket, &mut room), Received::Bytes(2));
+        assert!(!socket.is_readable(), "that was all");
+        peer.write_all(b"12").expect("writes");
+        wait(&mut poll, &mut socket);
+        assert_eq!(receive(&mut socket, &mut room), Received::Bytes(2));
         drop(peer);
         wait(&mut poll, &mut socket);
+        assert_eq!(receive(&mut socket, &mut room), Received::End);
+    }
+
+    #[test]
+    fn an_end_behind_the_last_bytes_is_not_forgotten() {
+        let (mut socket, mut peer, mut poll) = pair();
+        let mut room = [0; 4];
+        assert_eq!(receive(&mut socket, &mut room), Received::Nothing);
+        peer.write_all(b"12").expect("writes");
+        drop(peer);
+        // The edge of the end, and perhaps one before that: none of them is read between.
+        while !socket.is_ending() {
+            wait_for_edge(&mut poll, &mut socket);
+        }
+        assert_eq!(receive(&mut socket, &mut room), Received::Bytes(2));
+        assert!(socket.is_readable(), "there will be no other edge");
+        assert_eq!(receive(&mut socket, &mut room), Received::End);
+    }
+
+    #[test]
+    fn bytes_and_an_end_that_came_without_a_look_have_an_edge_yet() {
+        let (mut socket, mut peer, mut poll) = pair();
+        let mut room = [0; 4];
+        peer.write_all(b"12").expect("writes");
+        while receive(&mut socket, &mut room) != Received::Bytes(2) {}
+        drop(peer);
+        assert!(!socket.is_readable());
+        while !socket.is_ending() {
+            wait_for_edge(&mut poll, &mut socket);
+        }
         assert_eq!(receive(&mut socket, &mut room), Received::End);
     }
 

@@ -32,6 +32,8 @@ pub(super) struct DataOut {
     pub(super) next_tag: u16,
     pub(super) r2ts: [R2t; R2TS],
     r2t_sn: u32,
+    /// There has been an R2T: most commands never have one, and need not look.
+    asked: bool,
     /// The command's F bit was 0: unsolicited Data-Out follows.
     pub(super) unsolicited_open: bool,
     /// Immediate and unsolicited data that has landed.
@@ -47,14 +49,40 @@ pub(super) struct DataOut {
 }
 
 impl DataOut {
+    /// That of a new task in the place of this one.
+    pub(super) fn begin(&mut self) {
+        let Self {
+            next_tag: _,
+            r2ts,
+            r2t_sn,
+            asked,
+            unsolicited_open,
+            unsolicited,
+            unsolicited_sn,
+            consumed,
+            portion_len,
+            filled,
+            requested,
+            failed,
+        } = self;
+        if std::mem::take(asked) {
+            *r2ts = [R2t::default(); R2TS];
+        }
+        *r2t_sn = 0;
+        *unsolicited_open = false;
+        (*unsolicited, *unsolicited_sn) = (0, 0);
+        (*consumed, *portion_len, *filled, *requested) = (0, 0, 0, 0);
+        *failed = None;
+    }
+
     /// Whether the initiator still owes Data-Out PDUs.
     pub(super) fn expects_more(&self) -> bool {
-        self.unsolicited_open || self.r2ts.iter().any(|r| r.state == R2tState::Open)
+        self.unsolicited_open || (self.asked && self.r2ts.iter().any(|r| r.state == R2tState::Open))
     }
 
     /// Whether an R2T is to be sent.
     pub(super) fn has_r2t(&self) -> bool {
-        self.r2ts.iter().any(|r| r.state == R2tState::Pending)
+        self.asked && self.r2ts.iter().any(|r| r.state == R2tState::Pending)
     }
 
     /// The next R2T to send: tag, offset, length; and its R2TSN.
@@ -87,6 +115,7 @@ impl DataOut {
     /// Asks for what is missing of the portion.
     pub(super) fn request(&mut self, slot: u16, max_outstanding: u16, max_burst: u32) {
         let allowed = usize::from(max_outstanding).clamp(1, R2TS);
+        self.asked |= self.requested < self.portion_len;
         while self.requested < self.portion_len {
             let used = self.r2ts.iter().filter(|r| r.state != R2tState::Free);
             if used.count() >= allowed {

@@ -148,6 +148,9 @@ impl Session {
     }
 
     fn encode_data_in(&mut self, home: &mut Home, slot: u16) {
+        if self.params.data_digest {
+            self.keep_lent(home, slot, 0);
+        }
         let max_burst = self.params.max_burst_length;
         let max_segment = self.params.max_send_data_segment_length;
         let task = self.tasks.get_mut(slot);

@@ -60,7 +60,8 @@ impl Shard {
         let Some(session) = session_mut(&mut self.sessions, key) else {
             return false;
         };
-        if !session.may_depart() || session.rx.aside.is_some() {
+        if !session.may_depart() || session.has_leftovers(&self.home) || session.rx.aside.is_some()
+        {
             return false;
         }
         session.rx.aside = session.rx.ring.take();
@@ -127,6 +128,7 @@ impl Shard {
             return;
         };
         let promises = away.session.promises_held();
+        self.home.release(away.session.tasks.len());
         drop(away.session);
         for _ in 0..promises {
             self.home.pool.unpromise();

@@ -19,8 +19,11 @@ struct Numbers {
 impl Session {
     /// Encodes as much of the queue as the wire has room for.
     pub(super) fn fill_wire(&mut self, home: &mut Home) {
+        if self.params.data_digest {
+            self.keep_queued(home);
+        }
         while self.tx.has_wire() {
-            let Some(out) = self.tx.queue.pop_front() else {
+            let Some(out) = self.tx.poll_queue() else {
                 return;
             };
             if let Out::Task(slot) = out {
@@ -235,7 +238,7 @@ impl Session {
             }
             if let Some(slot) = pdu.task {
                 self.task_pdu_left(home, slot);
-            } else if let Some(buffer) = pdu.into_reserve() {
+            } else if let Some(buffer) = pdu.reserve {
                 self.return_reserve(home, buffer);
             }
         }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::error::{Counters, Event};
+use super::leftover::Leftover;
 use super::owner::{Carrier, Change, Message, Owner, Ticket, owner_of};
 use super::unit::{Passing, Units};
 use super::{ReactorId, SessionKey, SessionLimits, UnitId};
@@ -68,8 +69,12 @@ pub(super) struct Home {
     pub(super) free_when_tried: usize,
     /// Tasks that there may be, in all sessions.
     tasks: usize,
+    /// Who is being tried again has been given a place in its unit's queue.
+    pub(super) has_place_in_queue: bool,
     /// The changes that this core has heard of: what two cores must agree on before a session moves.
     pub(super) heard: Heard,
+    /// Where something is left of sessions that others took the place of.
+    pub(super) leftovers: Vec<Leftover>,
 }
 
 /// Which changes this core has heard of, as numbers that only grow.
@@ -145,7 +150,9 @@ impl Home {
             retrying: false,
             free_when_tried: 0,
             tasks: 0,
+            has_place_in_queue: false,
             heard: Heard::default(),
+            leftovers: Vec::new(),
         }
     }
 
@@ -161,6 +168,11 @@ impl Home {
         for keys in [&mut self.ready, &mut self.backlog, &mut self.starved] {
             keys.reserve(16);
         }
+    }
+
+    /// A session with so many tasks is gone.
+    pub(super) fn release(&mut self, tasks: usize) {
+        self.tasks -= tasks;
     }
 
     /// Bytes that are neither in a buffer nor promised.

@@ -3,7 +3,9 @@
 //!
 //! What is lent may change until the kernel has taken it, as the blocks of a read may that has not ended when a
 //! write of the same blocks begins. So nothing is lent where that would show:
-//! - with DataDigest, because the digest is taken before (bytes that change in between are a digest error);
+//! - when a digest of it is taken, as bytes that change before they leave would be a digest error. With DataDigest
+//!   it is kept (see below) just before it is encoded: the copies of a turn together, then the digests, as a
+//!   digest right after the copy of what no cache has waits for the memory;
 //! - to or across ordered tasks, and across barriers: what was read before is kept (copied to the buffer that
 //!   the task has for this case, or was promised) before what comes after may write;
 //! - a block of which a part has left: the rest may leave much later, and blocks are read as a whole. (What we cut
@@ -14,7 +16,9 @@ use super::command::INSUFFICIENT_RESOURCES;
 use super::error::Event;
 use super::home::Home;
 use super::task::Attribute;
-use crate::backend::BlockIo;
+use super::transmit::Out;
+use super::turn::SENT_PER_TURN;
+use crate::backend::{BlockIo, InPlace};
 use crate::buffer::{Buffer, CHUNK, LARGEST};
 use crate::pdu::bhs::{FINAL, ScsiCommandBhs};
 use crate::scsi::{Outcome, Status, Step, Which};
@@ -33,7 +37,7 @@ impl Session {
         };
         let task = self.tasks.get_mut(slot);
         let forwards = task.attribute == Attribute::Simple
-            && !self.params.data_digest
+            && self.params.cuts_between_blocks()
             && task.command.as_ref().is_some_and(|c| c.forwards_data());
         if !forwards {
             return None;
@@ -80,6 +84,22 @@ impl Session {
         }
     }
 
+    /// The same for what a digest will be taken of in this turn.
+    pub(super) fn keep_queued(&mut self, home: &mut Home) {
+        let (mut at, mut bytes) = (0, 0);
+        while self.lent > 0
+            && bytes < SENT_PER_TURN
+            && let Some(out) = self.tx.queue.get(at)
+        {
+            if let Out::Task(slot) = *out {
+                let lent = self.tasks.get(slot).lent.as_ref();
+                bytes += lent.map_or(0, InPlace::byte_len);
+                self.keep_lent(home, slot, 0);
+            }
+            at += 1;
+        }
+    }
+
     /// What the task was lent is not needed any more.
     pub(super) fn forget_lent(&mut self, slot: u16) {
         if self.tasks.get_mut(slot).lent.take().is_some() {
@@ -106,7 +126,7 @@ impl Session {
                 && task.expected_len <= self.params.first_burst_length
                 && self.params.immediate_data
         } else {
-            bytes.is_empty() && task.promised && !self.params.data_digest
+            bytes.is_empty() && task.promised
         };
         let attribute = task.attribute;
         whole
@@ -119,6 +139,7 @@ impl Session {
                 .unit(index)
                 .is_some_and(|id| home.units.is_memory(id))
             && !self.has_had_its_turn(home)
+            && !self.is_held_back(home, Some(index))
     }
 
     /// Runs a command without data-out, as far as that goes without a buffer.

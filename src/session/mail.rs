@@ -43,6 +43,7 @@ impl Shard {
                     match ticket.asker {
                         Asker::Task { slot, generation } => {
                             session.owner_answered(&mut self.home, slot, generation);
+                            self.review_leftovers(ticket.session);
                         }
                         Asker::TaskManagement { index, generation } => {
                             session.function_answered(&mut self.home, index, generation);

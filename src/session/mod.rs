@@ -17,6 +17,7 @@ mod error;
 mod full_feature;
 mod home;
 mod in_place;
+mod leftover;
 pub mod login;
 mod lun_table;
 mod mail;
@@ -183,6 +184,8 @@ struct Session {
     close_requested: bool,
     /// Its stream cannot be followed: why its socket is to be closed.
     fault: Option<ConnectionError>,
+    /// Sessions that it took the place of while something of them was left.
+    predecessors: Vec<SessionKey>,
 }
 
 /// Tasks beyond the window: answered ones that are still on the wire, and immediate ones.
@@ -232,6 +235,7 @@ impl Session {
             paused: false,
             close_requested: false,
             fault: None,
+            predecessors: Vec::new(),
             facts: Facts {
                 target: established.target,
                 targets: established.targets,

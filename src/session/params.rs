@@ -32,6 +32,13 @@ pub struct OperationalParams {
 }
 
 impl OperationalParams {
+    /// Whether Data-In PDUs begin and end between blocks, whatever the block size.
+    #[must_use]
+    pub const fn cuts_between_blocks(&self) -> bool {
+        self.max_send_data_segment_length.is_multiple_of(4096)
+            && self.max_burst_length.is_multiple_of(4096)
+    }
+
     /// The values that hold when a key is never negotiated.
     pub const DEFAULT: Self = Self {
         header_digest: false,

@@ -20,6 +20,9 @@ impl Session {
     /// The unit of a step that must wait for it before it takes memory: others wait for its queue already, and
     /// the task holds nothing yet.
     pub(super) fn must_queue(&self, home: &Home, slot: u16) -> Option<UnitId> {
+        if home.has_place_in_queue {
+            return None;
+        }
         let task = self.tasks.get(slot);
         let unit = task.unit.and_then(|unit| self.luns.unit(unit))?;
         (home.units.is_waited_for(unit) && task.memory() == 0).then_some(unit)
@@ -60,7 +63,10 @@ impl Shard {
             }
             work += 1;
             if let Some(session) = session_mut(&mut self.sessions, waiter.session) {
+                // It has a place now: those behind it are no reason to stand in line again.
+                self.home.has_place_in_queue = true;
                 session.retry(&mut self.home, waiter);
+                self.home.has_place_in_queue = false;
             }
         }
         work

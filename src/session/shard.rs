@@ -283,7 +283,9 @@ impl Shard {
             let (index, slot, generation) = io_tag_parts(completion.tag);
             let entry = self.sessions.get_mut(index);
             if let Some(session) = entry.and_then(|e| e.session.as_deref_mut()) {
+                let key = session.key;
                 session.complete(&mut self.home, slot, generation, completion);
+                self.review_leftovers(key);
                 self.reap(index);
             }
         }
@@ -350,7 +352,9 @@ impl Shard {
             return;
         };
         let key = session.key;
+        self.home.release(session.tasks.len());
         entry.session = None;
+        self.home.leftovers.retain(|left| !left.is_of(key));
         self.vacant.push(key.index);
         self.closed.push_back(key);
         self.home.count(Event::SessionClosed);

@@ -191,6 +191,10 @@ impl Session {
             self.answer(home, slot, Status::CheckCondition(sense));
             return None;
         }
+        if self.is_held_back(home, self.tasks.get(slot).unit) {
+            self.answer(home, slot, Status::Busy);
+            return None;
+        }
         if which == Some(Which::Data) {
             // Data-out that a command did not wait for must not be received into what is not here.
             self.rx.forget_task(slot);

@@ -130,6 +130,52 @@ pub(super) struct Task {
 }
 
 impl Task {
+    /// Makes it a new one. Field by field, because it is large and most of it is not written for most commands.
+    fn begin(&mut self, tag: u32) {
+        let Self {
+            generation,
+            state,
+            initiator_task_tag,
+            lun,
+            unit,
+            cmd_sn,
+            immediate,
+            attribute,
+            expected_len,
+            bidirectional_read_len,
+            reads,
+            writes,
+            retired,
+            active,
+            promised,
+            queued,
+            wire,
+            fenced,
+            waiters,
+            cdb,
+            command,
+            data,
+            lent,
+            scratch,
+            out,
+            data_in,
+        } = self;
+        *generation = generation.wrapping_add(1);
+        *state = State::Dormant;
+        *initiator_task_tag = tag;
+        (*lun, *unit, *cmd_sn) = (0, None, SerialNumber::default());
+        (*immediate, *attribute) = (false, Attribute::default());
+        (*expected_len, *bidirectional_read_len) = (0, 0);
+        (*reads, *writes, *retired) = (false, false, false);
+        (*active, *promised, *queued, *fenced) = (false, false, false, false);
+        (*wire, *waiters) = (0, 0);
+        *cdb = Cdb::default();
+        *command = None;
+        (*data, *lent, *scratch) = (None, None, None);
+        out.begin();
+        *data_in = DataIn::default();
+    }
+
     /// What the header allows to move.
     pub(super) const fn bounds(&self) -> Bounds {
         Bounds {
@@ -254,16 +300,7 @@ impl TaskTable {
             at = (at + 1) & self.mask;
         }
         self.index[at] = slot;
-        let task = self.get_mut(slot);
-        let generation = task.generation.wrapping_add(1);
-        let transfer_tag = task.out.next_tag;
-        *task = Task {
-            generation,
-            initiator_task_tag: tag,
-            state: State::Dormant,
-            ..Task::default()
-        };
-        task.out.next_tag = transfer_tag;
+        self.get_mut(slot).begin(tag);
         Some(slot)
     }
 

@@ -157,28 +157,108 @@ impl Payload {
 
 /// An encoded PDU.
 #[derive(Debug)]
-pub(super) struct WirePdu {
+struct WirePdu {
     header: EncodedHeader,
     payload: Payload,
     trailer: EncodedTrailer,
     total: usize,
     /// The task whose memory it needs.
-    pub(super) task: Option<u16>,
+    task: Option<u16>,
     /// The connection ends when it has left.
-    pub(super) last: bool,
+    last: bool,
 }
 
 impl WirePdu {
-    /// The chunk that its session keeps for one ping, when it was this one.
-    pub(super) fn into_reserve(self) -> Option<Buffer> {
-        match self.payload {
-            Payload::Own {
-                buffer,
-                from: Source::Reserve,
-                ..
-            } => Some(buffer),
-            _ => None,
+    const NONE: Self = Self {
+        header: EncodedHeader::NONE,
+        payload: Payload::None,
+        trailer: EncodedTrailer::NONE,
+        total: 0,
+        task: None,
+        last: false,
+    };
+}
+
+/// What is to be known of a PDU that has left as a whole.
+#[derive(Debug)]
+pub(super) struct Left {
+    /// The task whose memory it needed.
+    pub(super) task: Option<u16>,
+    /// The connection ends with it.
+    pub(super) last: bool,
+    /// The chunk that the session keeps for one ping, when it was this one.
+    pub(super) reserve: Option<Buffer>,
+}
+
+/// Encoded PDUs, oldest first. They are large, so they are made in their places and stay there.
+#[derive(Debug)]
+struct Wire {
+    places: Box<[WirePdu]>,
+    first: usize,
+    len: usize,
+}
+
+impl Wire {
+    fn new() -> Self {
+        Self {
+            places: (0..WIRE).map(|_| WirePdu::NONE).collect(),
+            first: 0,
+            len: 0,
         }
+    }
+
+    fn place(&self, at: usize) -> usize {
+        (self.first + at) % WIRE
+    }
+
+    fn front(&self) -> Option<&WirePdu> {
+        (self.len > 0).then(|| &self.places[self.place(0)])
+    }
+
+    fn back_mut(&mut self) -> Option<&mut WirePdu> {
+        let at = self.place(self.len.checked_sub(1)?);
+        self.places.get_mut(at)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &WirePdu> {
+        (0..self.len).map(|at| &self.places[self.place(at)])
+    }
+
+    /// The place of one more, with a payload of none.
+    fn push(&mut self) -> &mut WirePdu {
+        assert!(self.len < WIRE, "asked before");
+        let at = self.place(self.len);
+        self.len += 1;
+        &mut self.places[at]
+    }
+
+    fn pop(&mut self) -> Option<Left> {
+        let at = self.place(0);
+        self.len = self.len.checked_sub(1)?;
+        // An empty one begins with the places that the cache has.
+        self.first = if self.len == 0 { 0 } else { self.place(1) };
+        let pdu = &mut self.places[at];
+        let reserve = if let Payload::Task { .. } | Payload::None = pdu.payload {
+            None
+        } else {
+            match std::mem::replace(&mut pdu.payload, Payload::None) {
+                Payload::Own {
+                    buffer,
+                    from: Source::Reserve,
+                    ..
+                } => Some(buffer),
+                _ => None,
+            }
+        };
+        Some(Left {
+            task: pdu.task,
+            last: pdu.last,
+            reserve,
+        })
+    }
+
+    fn clear(&mut self) {
+        while self.pop().is_some() {}
     }
 }
 
@@ -189,7 +269,7 @@ pub(super) struct Transmitter {
     pub(super) queue: VecDeque<Out>,
     /// Entries of the queue that are not tasks.
     pub(super) misc: usize,
-    wire: VecDeque<WirePdu>,
+    wire: Wire,
     /// Bytes of these PDUs.
     on_wire: usize,
     /// Bytes of the first PDU (or of the prefix) that have left.
@@ -213,7 +293,7 @@ impl Transmitter {
             stat_sn,
             queue: VecDeque::with_capacity(tasks + 2 * MISC),
             misc: 0,
-            wire: VecDeque::with_capacity(WIRE),
+            wire: Wire::new(),
             on_wire: 0,
             sent: 0,
             prefix,
@@ -225,7 +305,7 @@ impl Transmitter {
 
     /// Whether there is room on the wire for another PDU.
     pub(super) fn has_wire(&self) -> bool {
-        self.wire.len() < WIRE && self.on_wire < SENT_PER_TURN + self.sent
+        self.wire.len < WIRE && self.on_wire < SENT_PER_TURN + self.sent
     }
 
     /// Whether another PDU of the initiator may be answered.
@@ -235,7 +315,20 @@ impl Transmitter {
 
     /// Whether nothing is left to be sent.
     pub(super) fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.wire.is_empty() && self.prefix.is_empty()
+        self.queue.is_empty() && self.wire.len == 0 && self.prefix.is_empty()
+    }
+
+    /// The next to be encoded.
+    pub(super) fn poll_queue(&mut self) -> Option<Out> {
+        if let Some(&Out::Task(slot)) = self.queue.front() {
+            self.queue.pop_front();
+            if self.queue.is_empty() {
+                // Begins anew with the places that the cache has.
+                self.queue.clear();
+            }
+            return Some(Out::Task(slot));
+        }
+        self.queue.pop_front()
     }
 
     /// Queues something that is not a task.
@@ -254,24 +347,20 @@ impl Transmitter {
     ) where
         T: zerocopy::IntoBytes + zerocopy::Immutable,
     {
-        let header = EncodedHeader::new(bhs, self.header_digest);
         let len = payload.len();
-        let trailer = if self.data_digest {
-            // With data digests nothing is lent: it could change between here and the socket.
+        let pdu = self.wire.push();
+        pdu.header.fill(bhs, self.header_digest);
+        pdu.trailer = if self.data_digest {
+            // Nothing of it is lent by now: it could change between here and the socket.
             EncodedTrailer::new(payload.bytes(tasks), true)
         } else {
             EncodedTrailer::of_pieces(len, None)
         };
-        let total = header.as_slice().len() + len + trailer.as_slice().len();
-        self.on_wire += total;
-        self.wire.push_back(WirePdu {
-            header,
-            payload,
-            trailer,
-            total,
-            task,
-            last: false,
-        });
+        pdu.total = pdu.header.as_slice().len() + len + pdu.trailer.as_slice().len();
+        pdu.task = task;
+        pdu.last = false;
+        pdu.payload = payload;
+        self.on_wire += pdu.total;
     }
 
     /// The connection ends with the PDU encoded last.
@@ -320,7 +409,7 @@ impl Transmitter {
         if !put(P::whole(&self.prefix), None) {
             return count;
         }
-        for pdu in &self.wire {
+        for pdu in self.wire.iter() {
             let all = put(P::whole(pdu.header.as_slice()), None)
                 && put(
                     P::payload(&pdu.payload, tasks),
@@ -356,14 +445,14 @@ impl Transmitter {
     }
 
     /// A PDU that has left as a whole.
-    pub(super) fn poll_left(&mut self) -> Option<WirePdu> {
-        if !self.prefix.is_empty() || self.wire.front()?.total > self.sent {
+    pub(super) fn poll_left(&mut self) -> Option<Left> {
+        let total = self.wire.front()?.total;
+        if !self.prefix.is_empty() || total > self.sent {
             return None;
         }
-        let pdu = self.wire.pop_front()?;
-        self.sent -= pdu.total;
-        self.on_wire -= pdu.total;
-        Some(pdu)
+        self.sent -= total;
+        self.on_wire -= total;
+        self.wire.pop()
     }
 
     /// Forgets everything (the connection is gone).

@@ -406,6 +406,7 @@ impl Session {
             paused: false,
             close_requested: false,
             fault: None,
+            predecessors: Vec::new(),
         })
     }
 }

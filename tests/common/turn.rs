@@ -158,7 +158,7 @@ impl Pair {
         let Some(old) = self
             .sessions
             .iter()
-            .find(|s| s.nexus == nexus)
+            .rfind(|s| s.nexus == nexus)
             .map(|s| s.seat)
         else {
             return self.open(index);
@@ -171,6 +171,12 @@ impl Pair {
             panic!("not logging in");
         };
         self.links[index].side = Side::Draining(login, old);
+    }
+
+    /// A login that waits for an old session waits no longer.
+    pub fn lose_patience(&mut self, index: usize) {
+        assert!(matches!(self.links[index].side, Side::Draining(..)));
+        self.open(index);
     }
 
     fn open(&mut self, index: usize) {
@@ -190,6 +196,9 @@ impl Pair {
         self.links[index].params = Some(established.params);
         match self.shards[shard].open_session(established, self.now) {
             Ok(key) => {
+                for old in self.sessions.iter().filter(|s| s.nexus == nexus) {
+                    self.shards[shard].follow(key, old.seat.key);
+                }
                 let seat = Seat { shard, key };
                 self.sessions.push(Session { nexus, seat });
                 self.links[index].side = Side::Session(seat);

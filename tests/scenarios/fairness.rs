@@ -136,3 +136,36 @@ fn what_a_medium_works_on_by_itself_goes_to_it_in_larger_portions() {
     assert_eq!(largest(Pace::Later), 1 << 20);
     assert_eq!(largest(Pace::AtOnce), PORTION);
 }
+
+#[test]
+fn a_read_leaves_in_the_same_number_of_turns_beside_a_unit_that_hangs() {
+    let mut turns = Vec::new();
+    for hangs in [false, true] {
+        let mut pair = Pair::with(Setup {
+            pool_bytes: 64 << 20,
+            ..Setup::default()
+        });
+        let reader = pair.quiet_session();
+        let stuck = pair.login(hog(9));
+        pair.quiet(stuck);
+        pair.disks[1].set_pace(Pace::Later);
+        if hangs {
+            pair.disk().set_pace(Pace::Held);
+            for n in 0..8 {
+                pair.submit(stuck, cdb::write_10(n, 1), Payload::Write(vec![7; BLOCK]));
+            }
+            pair.run();
+            assert_eq!(pair.disk().in_flight(), 8);
+        }
+        let (cdb, room) = (cdb::read_10(0, 8), Payload::Read(vec![0; 8 * BLOCK]));
+        pair.submit_on(reader, 1, cdb, room);
+        let mut count = 0;
+        while pair.event(reader).is_none() {
+            pair.turn();
+            count += 1;
+            assert!(count < 10, "the read does not leave");
+        }
+        turns.push(count);
+    }
+    assert_eq!(turns[0], turns[1]);
+}

@@ -52,6 +52,73 @@ fn the_new_session_starts_when_nothing_of_the_old_one_is_left() {
     pair.assert_works(new);
 }
 
+/// A write of an old session that the medium does not end, and the session that took the old one's place.
+fn beside_a_stuck_write(pair: &mut Pair) -> usize {
+    let old = pair.login(config());
+    pair.quiet(old);
+    pair.disk().never_cancel();
+    pair.disk().set_pace(Pace::Held);
+    pair.submit(old, cdb::write_10(0, 1), Payload::Write(vec![1; BLOCK]));
+    pair.run();
+    let new = pair.connect(config());
+    pair.run();
+    pair.lose_patience(new);
+    pair.run();
+    assert!(pair.event(new).is_some(), "it is logged in");
+    pair.assert_closed(old, Closed::Reinstated);
+    new
+}
+
+const BUSY: u8 = 0x08;
+
+#[test]
+fn a_login_gets_through_beside_a_stuck_write_which_never_overtakes_what_is_written_later() {
+    let mut pair = Pair::new();
+    let mut new = beside_a_stuck_write(&mut pair);
+    for again in [false, true] {
+        if again {
+            // The same once more: the write is that of the session before the last.
+            new = pair.connect(config());
+            pair.run();
+            assert!(
+                pair.event(new).is_some(),
+                "nothing of the last session is left"
+            );
+        }
+        pair.quiet(new);
+        assert_eq!(
+            pair.command(new, cdb::TEST_UNIT_READY, Payload::None)
+                .status,
+            0
+        );
+        let write = Payload::Write(vec![2; BLOCK]);
+        let read = Payload::Read(vec![0; BLOCK]);
+        for (cdb, payload) in [
+            (cdb::write_10(0, 1), write),
+            (cdb::read_10(0, 1), read),
+            (cdb::synchronize_cache_10(), Payload::None),
+        ] {
+            assert_eq!(
+                pair.command(new, cdb, payload).status,
+                BUSY,
+                "{cdb:?} {again}"
+            );
+        }
+        let block = Payload::Write(vec![3; BLOCK]);
+        let other = pair.command_on(new, 1, cdb::write_10(0, 1), block);
+        assert_eq!(other.status, 0, "another unit does not care");
+        assert_eq!(pair.disk().bytes()[..BLOCK], [0; BLOCK]);
+    }
+    pair.disk().release(1);
+    pair.run();
+    assert_eq!(pair.disk().bytes()[..BLOCK], [1; BLOCK]);
+    assert_eq!(pair.open_sessions(), 1, "nothing is left of the old one");
+    pair.disk().set_pace(Pace::AtOnce);
+    pair.write(new, 0, &[2; BLOCK]);
+    assert_eq!(pair.disk().bytes()[..BLOCK], [2; BLOCK]);
+    pair.assert_works(new);
+}
+
 #[test]
 fn another_isid_is_another_session() {
     let mut pair = Pair::new();

@@ -16,6 +16,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod fuse;
+mod latency;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -259,6 +260,35 @@ fn a_write_that_the_medium_gives_up_need_not_be_waited_for() {
     assert_eq!(scene.slow.held(), 0, "it was given up");
     scene.slow.release();
     scene.daemon.stop();
+}
+
+#[test]
+fn an_initiator_whose_write_hangs_logs_in_again_and_finds_its_other_units() {
+    for kind in [BackendKind::IoUring, BackendKind::File] {
+        let Some(scene) = Scene::new(kind, PollPolicy::Adaptive) else {
+            return;
+        };
+        let mut peer = scene.log_in(0, 2);
+        scene.slow.stall(false);
+        handed_over(&scene, &mut peer);
+        // The same ISID: it takes the place of the session whose write hangs.
+        let mut again = scene.log_in(0, 2);
+        let busy = |peer: &mut Peer| {
+            let block = Payload::Write(vec![9; BLOCK]);
+            peer.run(cdb::write_10(3, 1), block).status == 0x08
+        };
+        again.run(cdb::TEST_UNIT_READY, Payload::None);
+        assert!(again.run(cdb::TEST_UNIT_READY, Payload::None).is_good());
+        assert!(busy(&mut again), "{kind}: the old write may come later");
+        assert_eq!(scene.slow.writes(), 0);
+        scene.slow.release();
+        scene.daemon.wait_for_count("sessions_closed", 1);
+        assert_eq!(scene.slow.writes(), 1, "{kind}: the old one");
+        again.write(3, &[9; BLOCK]);
+        assert_eq!(scene.slow.writes(), 2, "{kind}: the new one came after it");
+        assert_eq!(again.read(3, BLOCK), [9; BLOCK]);
+        scene.daemon.stop();
+    }
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::initiator::latency::{Outcome, Progress, Results, Side};
-use crate::initiator::plan::{Access, Facts, Operation, Plan, Work};
+use crate::initiator::driver::Measured;
+use crate::initiator::latency::{Progress, Results, Side};
+use crate::initiator::plan::{Access, Operation, Plan, Work};
 
 #[allow(clippy::cast_precision_loss, reason = "for people to read")]
 fn per_second(count: u64, results: &Results) -> f64 {
@@ -60,7 +61,8 @@ pub(super) fn describe(work: &Work) -> String {
 }
 
 /// The results as a table.
-pub(super) fn text_of(plan: &Plan, facts: &Facts, outcome: &Outcome) -> String {
+pub(super) fn text_of(plan: &Plan, measured: &Measured) -> String {
+    let (facts, outcome) = (&measured.facts, &measured.outcome);
     let mut out = String::new();
     let negotiated = &facts.negotiated;
     let digests = match (negotiated.header_digest, negotiated.data_digest) {
@@ -96,6 +98,9 @@ pub(super) fn text_of(plan: &Plan, facts: &Facts, outcome: &Outcome) -> String {
             "measured     {:.3} s",
             results.elapsed.as_secs_f64()
         ));
+    }
+    if let Some(error) = &measured.ended_early {
+        line(format!("ended early  {error}"));
     }
     for (work, results) in plan.works().zip(&outcome.works) {
         out += &table_of(plan, work, results);
@@ -209,7 +214,8 @@ fn job_json(work: &Work, results: &Results) -> Value {
 }
 
 /// The results as one JSON object.
-pub(super) fn json_of(plan: &Plan, facts: &Facts, outcome: &Outcome) -> Value {
+pub(super) fn json_of(plan: &Plan, measured: &Measured) -> Value {
+    let (facts, outcome) = (&measured.facts, &measured.outcome);
     let negotiated = &facts.negotiated;
     let jobs: Vec<Value> = plan
         .works()
@@ -242,6 +248,7 @@ pub(super) fn json_of(plan: &Plan, facts: &Facts, outcome: &Outcome) -> Value {
         Value::Null,
         |time| json!({ "ran_ns": time.ran, "waited_ns": time.waited }),
     );
+    object["ended_early"] = json!(measured.ended_early.as_ref().map(ToString::to_string));
     object["jobs"] = Value::Array(jobs);
     object
 }

@@ -35,6 +35,7 @@ const STORAGE: &[&str] = &[
     "product",
     "readOnly",
     "writeCache",
+    "directIO",
 ];
 const PORTAL: &[&str] = &["id", "portal"];
 const PERFORMANCE: &[&str] = &[
@@ -178,6 +179,7 @@ fn storage(walk: &mut Walk, of: &Members<'_>, defaults: Defaults) -> Option<Stor
         block_size,
         read_only: walk.flag(of, "readOnly").unwrap_or(false),
         write_cache: walk.flag(of, "writeCache").unwrap_or(true),
+        direct: walk.flag(of, "directIO"),
         serial: words(walk, of, "serial", 36),
         vendor: words(walk, of, "vendor", 8),
         product: words(walk, of, "product", 16),

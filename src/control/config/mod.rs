@@ -54,6 +54,8 @@ pub struct Storage {
     pub read_only: bool,
     /// Whether a completed write may wait for a flush.
     pub write_cache: bool,
+    /// Bypass the page cache (`directIO`); `None`: for block devices through io_uring, where blocks allow it.
+    pub direct: Option<bool>,
     /// Unit serial number; derived when it is not given.
     pub serial: Option<String>,
     /// T10 vendor identification, at most 8 characters.
@@ -79,6 +81,7 @@ impl Storage {
             block_size: BlockSize::B512,
             read_only: false,
             write_cache: true,
+            direct: None,
             serial: None,
             vendor: None,
             product: None,

@@ -222,13 +222,13 @@ fn the_readme_names_every_member() {
 #[test]
 fn our_own_members_are_read() {
     let text = r#"{"storages": [{"deviceID": 1, "path": "/d", "backendType": "file", "size": "1G", "serial": "S1",
-        "vendor": "ACME", "product": "Disk", "readOnly": true, "writeCache": false, "online": false, "blockShift": 12}],
+        "vendor": "ACME", "product": "Disk", "readOnly": true, "writeCache": false, "directIO": true, "online": false, "blockShift": 12}],
         "reactors": {"cores": "0,2-3", "poll": "busy", "spinMicros": 80, "sqpoll": "force"}}"#;
     let config = Config::parse(text, None).expect("good");
     let s = &config.storages[0];
     assert_eq!(
-        (s.size, s.read_only, s.write_cache, s.online),
-        (Some(1 << 30), true, false, false)
+        (s.size, s.read_only, s.write_cache, s.online, s.direct),
+        (Some(1 << 30), true, false, false, Some(true))
     );
     assert_eq!(s.block_size, BlockSize::B4096);
     assert_eq!(s.serial.as_deref(), Some("S1"));

@@ -27,6 +27,14 @@ struct Fake {
     writes: u32,
     spoils: bool,
     out: Vec<u8>,
+    /// After so many WRITEs it does no more.
+    dies: Option<(u32, Death)>,
+}
+
+#[derive(Clone, Copy)]
+enum Death {
+    Closes,
+    FallsSilent,
 }
 
 impl Fake {
@@ -52,6 +60,11 @@ impl Fake {
                 let later = stream_bytes.split_off(layout.total_len());
                 let pdu = std::mem::replace(&mut stream_bytes, later);
                 self.answer(&layout, &pdu);
+            }
+            match self.dies {
+                Some((writes, Death::Closes)) if self.writes >= writes => return,
+                Some((writes, Death::FallsSilent)) if self.writes >= writes => self.out.clear(),
+                _ => {}
             }
             if stream.write_all(&std::mem::take(&mut self.out)).is_err() {
                 return;
@@ -140,6 +153,15 @@ impl Fake {
 
 /// Starts a target for `connections` connections, each with its own medium.
 fn target(connections: usize, loses: Option<usize>, spoils: bool) -> (Plan, JoinHandle<()>) {
+    mortal(connections, loses, spoils, None)
+}
+
+fn mortal(
+    connections: usize,
+    loses: Option<usize>,
+    spoils: bool,
+    dies: Option<(u32, Death)>,
+) -> (Plan, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!(
         "iscsi://{}/iqn.2024-01.com.example:a/3",
@@ -158,6 +180,7 @@ fn target(connections: usize, loses: Option<usize>, spoils: bool) -> (Plan, Join
                     writes: 0,
                     spoils,
                     out: Vec::new(),
+                    dies,
                 };
                 std::thread::spawn(move || fake.serve(stream))
             })
@@ -321,4 +344,75 @@ fn a_fixed_rate_issues_as_many_commands_as_are_due() {
     assert_eq!(results.write.commands, 300);
     // The last of 300 commands is due after 299 intervals of 50 microseconds.
     assert!(results.elapsed >= Duration::from_micros(299 * 50));
+}
+
+#[test]
+fn what_was_measured_until_the_target_failed_is_kept() {
+    for (death, reason) in [
+        (Death::Closes, "connection 0: "),
+        (Death::FallsSilent, "no answer for 0 seconds; "),
+    ] {
+        let (plan, serving) = mortal(2, None, false, Some((20, death)));
+        let mut run = Run::connect(&plan).unwrap();
+        run.patience = Duration::from_millis(50);
+        let measured = run.run_until(&AtomicBool::new(false), &mut |_| {}).unwrap();
+        serving.join().unwrap();
+        let why = measured.ended_early.unwrap().to_string();
+        // Either of the two connections may be the first to be closed.
+        assert!(
+            why.replace("connection 1", "connection 0")
+                .starts_with(reason),
+            "{why}"
+        );
+        let results = &measured.outcome.works[0];
+        assert!((10..40).contains(&results.write.commands), "{results:?}");
+        assert!(results.elapsed > Duration::ZERO);
+        let (plan, serving) = mortal(2, None, false, Some((20, Death::Closes)));
+        assert!(run_one(&plan).is_err(), "whoever wants all of it gets none");
+        serving.join().unwrap();
+    }
+}
+
+#[test]
+fn a_stop_before_anything_was_measured_leaves_no_results() {
+    let (plan, serving) = target(1, None, false);
+    let plan = Plan {
+        warmup: Duration::from_secs(600),
+        ..plan
+    };
+    let run = Run::connect(&plan).unwrap();
+    let error = run
+        .run_until(&AtomicBool::new(true), &mut |_| {})
+        .unwrap_err();
+    serving.join().unwrap();
+    assert!(matches!(error, DriverError::Stopped));
+}
+
+#[test]
+fn a_stop_while_measuring_takes_the_outstanding_commands_along() {
+    let (mut plan, serving) = target(1, None, false);
+    (plan.length, plan.interval) = (Length::Commands(u64::MAX), Some(Duration::ZERO));
+    let stop = AtomicBool::new(false);
+    let mut told = 0;
+    let measured = Run::connect(&plan)
+        .unwrap()
+        .run_until(&stop, &mut |progress| {
+            told += progress.commands;
+            stop.store(told > 100, Ordering::Relaxed);
+        })
+        .unwrap();
+    serving.join().unwrap();
+    assert!(matches!(measured.ended_early, Some(DriverError::Stopped)));
+    let results = &measured.outcome.works[0];
+    assert!(results.write.commands > 100, "{results:?}");
+    assert_eq!((results.verified, results.errors), (0, 0));
+}
+
+#[test]
+fn the_key_that_a_login_failed_for_is_named() {
+    let (mut plan, serving) = target(1, None, false);
+    plan.offers.header_digest = crate::initiator::DigestOffer::Required;
+    let error = run_one(&plan).unwrap_err();
+    serving.join().unwrap();
+    assert_eq!(error.refused_key(), Some("HeaderDigest"));
 }

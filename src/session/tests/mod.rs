@@ -6,6 +6,7 @@ mod functions;
 mod memory;
 mod orders;
 mod trouble;
+mod whole;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -51,6 +51,8 @@ impl Transfer {
             tag,
             offset: self.offset,
             len: self.len,
+            registered_file: false,
+            registered_memory: false,
         }
     }
 }
@@ -89,11 +91,16 @@ impl RingClient {
             flags,
             ..
         } = transfer;
-        let start = |ring: &Ring, target| match ring.area_of(address as usize, len) {
-            Some(area) => on!(target, |fd| opcode::ReadFixed::new(fd, address, len, area)
-                .offset(offset)
-                .rw_flags(flags)
-                .build()),
+        let start = |ring: &Ring, target, event: &mut RingEvent| match ring
+            .area_of(address as usize, len)
+        {
+            Some(area) => {
+                event.registered_memory = true;
+                on!(target, |fd| opcode::ReadFixed::new(fd, address, len, area)
+                    .offset(offset)
+                    .rw_flags(flags)
+                    .build())
+            }
             None => on!(target, |fd| opcode::Read::new(fd, address, len)
                 .offset(offset)
                 .rw_flags(flags)
@@ -120,11 +127,16 @@ impl RingClient {
             flags,
             ..
         } = transfer;
-        let start = |ring: &Ring, target| match ring.area_of(address as usize, len) {
-            Some(area) => on!(target, |fd| opcode::WriteFixed::new(fd, address, len, area)
-                .offset(offset)
-                .rw_flags(flags)
-                .build()),
+        let start = |ring: &Ring, target, event: &mut RingEvent| match ring
+            .area_of(address as usize, len)
+        {
+            Some(area) => {
+                event.registered_memory = true;
+                on!(target, |fd| opcode::WriteFixed::new(fd, address, len, area)
+                    .offset(offset)
+                    .rw_flags(flags)
+                    .build())
+            }
             None => on!(target, |fd| opcode::Write::new(fd, address, len)
                 .offset(offset)
                 .rw_flags(flags)
@@ -143,7 +155,7 @@ impl RingClient {
             tag,
             ..Op::unused().event
         };
-        let start = |_: &Ring, target| {
+        let start = |_: &Ring, target, _: &mut RingEvent| {
             on!(target, |fd| opcode::Fsync::new(fd)
                 .flags(types::FsyncFlags::DATASYNC)
                 .build())
@@ -162,7 +174,7 @@ impl RingClient {
             len,
             ..Op::unused().event
         };
-        let start = |_: &Ring, target| {
+        let start = |_: &Ring, target, _: &mut RingEvent| {
             on!(target, |fd| opcode::Fadvise::new(
                 fd,
                 i64::from(len),

@@ -135,6 +135,10 @@ pub struct RingEvent {
     pub offset: u64,
     /// Length in bytes.
     pub len: u32,
+    /// The file is named by its place in the kernel's table.
+    pub registered_file: bool,
+    /// The memory is named by its registration (READ_FIXED, WRITE_FIXED).
+    pub registered_memory: bool,
 }
 
 /// A ring shared by the backends of one reactor. Clones are the same ring.

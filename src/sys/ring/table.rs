@@ -70,6 +70,8 @@ impl Op {
                 tag: 0,
                 offset: 0,
                 len: 0,
+                registered_file: false,
+                registered_memory: false,
             },
         }
     }
@@ -287,7 +289,7 @@ impl Ring {
         id: u32,
         event: RingEvent,
         loan: Option<Loan>,
-        build: impl FnOnce(&Self, Target) -> squeue::Entry,
+        build: impl FnOnce(&Self, Target, &mut RingEvent) -> squeue::Entry,
     ) -> Result<(), Option<Loan>> {
         let client = self.clients[id as usize].as_ref().expect("a live client");
         let Some(&index) = self.free.last() else {
@@ -302,7 +304,11 @@ impl Ring {
         };
         let generation = self.ops[index as usize].generation;
         let name = u64::from(generation) << 32 | u64::from(index);
-        let mut entry = build(self, target).user_data(name);
+        let mut event = RingEvent {
+            registered_file: matches!(target, Target::Place(_)),
+            ..event
+        };
+        let mut entry = build(self, target, &mut event).user_data(name);
         if client.blocks {
             entry = entry.flags(squeue::Flags::ASYNC);
         }

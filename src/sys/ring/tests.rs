@@ -78,6 +78,48 @@ fn what_is_written_is_read_registered_or_not() {
 }
 
 #[test]
+fn files_and_memory_that_are_registered_are_used_so() {
+    let Some(ring) = ring() else { return };
+    let (whole_slot, _) = slot().split_at(8192);
+    let (inside, outside) = (whole_slot, slot().split_at(8192).0);
+    ring.register_memory(inside.mapping()).expect("allowed");
+    ring.record(16);
+    let file = Arc::new(tempfile::tempfile().expect("a file"));
+    // One more than have a place in the table.
+    let clients: Vec<_> = (0..=FILE_TABLE)
+        .map(|_| ring.client(Arc::clone(&file), 4))
+        .collect();
+    let last = clients.len() - 1;
+    for (mut slot, in_registered) in [(inside, true), (outside, false)] {
+        for (which, in_table) in [(0, true), (last, false)] {
+            let client = &clients[which];
+            let (lent, loan) = slot.lend();
+            client.write(1, whole(loan, 8192, 0)).expect("room");
+            let written = wait(&ring, client);
+            assert_eq!(written.result, 8192);
+            client
+                .read(2, whole(written.loan.expect("its buffer"), 8192, 0))
+                .expect("room");
+            let read = wait(&ring, client);
+            assert_eq!(read.result, 8192);
+            slot = lent.reclaim(read.loan.expect("its buffer"));
+            assert!(client.data_sync(3));
+            assert_eq!(wait(&ring, client).result, 0);
+            let events = ring.recorded();
+            assert_eq!(events.len(), 6, "begun and ended");
+            for event in events {
+                assert_eq!(event.registered_file, in_table, "{event:?}");
+                let moves = event.op != RingOp::DataSync;
+                assert_eq!(event.registered_memory, in_registered && moves, "{event:?}");
+            }
+        }
+    }
+    // And the kernel has a table of that size.
+    let files = told_by_kernel(&ring, "UserFiles").expect("the kernel tells");
+    assert_eq!(files, FILE_TABLE.to_string());
+}
+
+#[test]
 fn a_sleeper_on_the_ring_is_woken_by_deferred_work() {
     let Some(ring) = ring() else { return };
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
