@@ -101,6 +101,8 @@ fn both_signals_end_it_with_status_0() {
             "{printed}"
         );
         assert!(printed.contains(", 1 MiB, "), "{printed}");
+        // There is nothing to reload yet, and nothing ends.
+        signal(&child, "-HUP");
         signal(&child, "-USR1");
         signal(&child, name);
         assert_eq!(child.wait().expect("it ends").code(), Some(0), "{name}");

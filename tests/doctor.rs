@@ -116,6 +116,17 @@ fn a_configuration_file_is_taken_and_its_mistakes_are_usage() {
     ]);
     assert_eq!((code, &report["wrong"]), (Some(0), &Value::from(0)));
     assert_eq!(report["reactors"][0]["core"], 2);
+    // As `daemon` takes it.
+    let named = json(&[
+        "--config",
+        machine("isolated")
+            .join("config.json")
+            .to_str()
+            .expect("a path"),
+        "--root",
+        machine("isolated").to_str().expect("a path"),
+    ]);
+    assert_eq!(named, (code, report));
     let dir = tempfile::tempdir().expect("a directory");
     let bad = dir.path().join("bad.json");
     fs::write(&bad, "{\"storages\": 3}").expect("room");
@@ -299,4 +310,69 @@ fn the_constructed_recordings_are_what_their_script_makes() {
     ] {
         assert_eq!(tree(&dir.path().join(name)), tree(&machine(name)), "{name}");
     }
+}
+
+#[test]
+fn what_serve_refuses_is_wrong_in_the_same_words() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let new = dir.path().join("new.img");
+    let new = new.to_str().expect("a path");
+    for (line, words) in [
+        (&["x", "--backend", "ram"][..], "no size of its own"),
+        (
+            &["x", "--backend", "ram", "--size", "4096T"],
+            "bytes of memory there are",
+        ),
+        (
+            &["x", "--backend", "null", "--size", "1000"],
+            "is not a multiple",
+        ),
+        (&[new, "--size", "1000"], "is not a multiple"),
+    ] {
+        let (code, text, _) = doctor(&[line, &["--portal", "127.0.0.1:0"]].concat());
+        assert_eq!(code, Some(1), "{line:?}: {text}");
+        let served = Command::new(env!("CARGO_BIN_EXE_ringtgt"))
+            .arg("serve")
+            .args(line)
+            .args(["--portal", "127.0.0.1:0"])
+            .output()
+            .expect("it runs");
+        let said = String::from_utf8(served.stderr).expect("text");
+        assert!(said.contains(words), "{said}");
+        // It may have been folded.
+        let report = json(&[line, &["--portal", "127.0.0.1:0"]].concat())
+            .1
+            .to_string();
+        assert!(report.contains(words), "{report}");
+    }
+    let portal = "127.0.0.1:3999";
+    let twice = [
+        "x",
+        "--backend",
+        "null",
+        "--portal",
+        portal,
+        "--portal",
+        portal,
+    ];
+    let (code, report) = json(&twice);
+    assert_eq!(code, Some(1));
+    assert!(
+        report
+            .to_string()
+            .contains("is the address of another portal too")
+    );
+    let config = dir.path().join("two.json");
+    let text = format!(
+        r#"{{"storages": [{{"deviceID": 1, "path": "{new}", "size": "1M"}}, {{"deviceID": 2, "path": "{new}", "size": "1M"}}],
+        "iscsiportals": [{{"id": 0, "portal": "127.0.0.1:0"}}],
+        "iscsitargets": {{"iqn.2026-11.com.example:a": {{"tpgts": {{"1": [0]}}, "luns": {{"0": 1, "1": 2}}}}}}}}"#
+    );
+    fs::write(&config, text).expect("room");
+    let (code, report) = json(&[config.to_str().expect("a path")]);
+    assert_eq!(code, Some(1), "{report}");
+    assert!(
+        report.to_string().contains("it is already served"),
+        "{report}"
+    );
 }

@@ -20,7 +20,6 @@ use super::{Geometry, Medium};
 use crate::sys;
 use crate::sys::errno;
 use crate::sys::file::DeviceFacts;
-use crate::sys::ring::NoRing;
 use crate::units::BlockSize;
 
 /// What a `null` medium pretends to be when no size is given, in bytes: 1 TiB.
@@ -170,11 +169,40 @@ pub fn open(spec: &BackendSpec) -> Result<Opened, OpenError> {
         BackendKind::Ram => open_ram(spec),
         BackendKind::File | BackendKind::IoUring => open_disk(spec),
     };
-    opened.map_err(|(problem, remedy)| OpenError {
+    opened.map_err(|complaint| named(spec, complaint))
+}
+
+/// What [`open`] would refuse without looking at any file, where so many bytes of memory are `available`. The size of
+/// a file counts only if it is to be made.
+///
+/// # Errors
+/// The sentence of [`open`].
+pub fn check(spec: &BackendSpec, available: u64) -> Result<(), OpenError> {
+    let checked = match (spec.kind, spec.size) {
+        (BackendKind::Ram, _) => ram_size(spec, available).map(drop),
+        (_, Some(bytes)) => check_size(bytes, spec.block_size),
+        (_, None) => Ok(()),
+    };
+    checked.map_err(|complaint| named(spec, complaint))
+}
+
+/// What [`open`] says of a file that somebody has.
+#[must_use]
+pub fn in_use(spec: &BackendSpec) -> OpenError {
+    named(spec, complain(IN_USE.0, IN_USE.1))
+}
+
+const IN_USE: (&str, &str) = (
+    "it is in use: another process has it locked, or it is already served",
+    "end that, or serve another file",
+);
+
+fn named(spec: &BackendSpec, (problem, remedy): Complaint) -> OpenError {
+    OpenError {
         path: spec.path.clone(),
         problem,
         remedy,
-    })
+    }
 }
 
 fn check_size(bytes: u64, block_size: BlockSize) -> Result<(), Complaint> {
@@ -214,7 +242,8 @@ fn open_null(spec: &BackendSpec) -> Result<Opened, Complaint> {
     })
 }
 
-fn open_ram(spec: &BackendSpec) -> Result<Opened, Complaint> {
+/// The size of a ram medium, where so much memory is available.
+fn ram_size(spec: &BackendSpec, available: u64) -> Result<u64, Complaint> {
     let bytes = spec.size.ok_or_else(|| {
         complain(
             "a ram medium has no size of its own",
@@ -223,13 +252,17 @@ fn open_ram(spec: &BackendSpec) -> Result<Opened, Complaint> {
     })?;
     check_size(bytes, spec.block_size)?;
     // Taking more than there is would end with the process being killed.
-    let available = sys::memory::Memory::here().available;
     if available < bytes {
         return Err(complain(
             format!("{bytes} bytes are more than the {available} bytes of memory there are"),
             "use a smaller size",
         ));
     }
+    Ok(bytes)
+}
+
+fn open_ram(spec: &BackendSpec) -> Result<Opened, Complaint> {
+    let bytes = ram_size(spec, sys::memory::Memory::here().available)?;
     let name = spec.path.to_string_lossy();
     let medium = RamMedium::new(&name, spec.block_size, bytes, spec.read_only).map_err(|e| {
         complain(
@@ -318,7 +351,7 @@ fn open_file(
     Ok(match spec.kind {
         BackendKind::IoUring => match sys::ring::probe() {
             // Each reactor tries for a ring, and does without if there is no memory for it.
-            Ok(()) | Err(NoRing::NoMemory) => Arc::new(RingMedium::new(disk)),
+            Ok(()) | Err(sys::ring::NoRing::NoMemory) => Arc::new(RingMedium::new(disk)),
             Err(e) => {
                 notes.push(format!(
                     "io_uring is denied here ({e}); {} is served by system calls",
@@ -434,10 +467,7 @@ fn take_lock(spec: &BackendSpec, file: &File, notes: &mut Vec<String>) -> Result
     });
     match locked {
         Ok(Some(())) => Ok(()),
-        Ok(None) => Err(complain(
-            "it is in use: another process has it locked, or it is already served",
-            "end that, or serve another file",
-        )),
+        Ok(None) => Err(complain(IN_USE.0, IN_USE.1)),
         Err(e) => {
             notes.push(format!(
                 "{} cannot be locked ({e}): make sure that nobody else uses it",

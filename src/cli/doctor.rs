@@ -19,6 +19,9 @@ pub struct DoctorArguments {
     /// Configuration file (*.json), or file or block device to serve
     #[arg(value_name = "WHAT")]
     what: Option<PathBuf>,
+    /// The same as a configuration file in the place of WHAT
+    #[arg(long, value_name = "FILE", conflicts_with = "what")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     options: ServeOptions,
     /// Print JSON
@@ -81,7 +84,7 @@ pub fn run(arguments: &DoctorArguments) -> Result<(), CommandError> {
 }
 
 fn config_of(arguments: &DoctorArguments) -> Result<Config, CommandError> {
-    let Some(what) = &arguments.what else {
+    let Some(what) = arguments.config.as_ref().or(arguments.what.as_ref()) else {
         let config = arguments.options.config(Path::new(""));
         return Ok(Config {
             storages: Vec::new(),
@@ -89,7 +92,7 @@ fn config_of(arguments: &DoctorArguments) -> Result<Config, CommandError> {
             ..config
         });
     };
-    if what.extension().is_none_or(|end| end != "json") {
+    if arguments.config.is_none() && what.extension().is_none_or(|end| end != "json") {
         return Ok(arguments.options.config(what));
     }
     if arguments.options != ServeOptions::default() {
@@ -102,7 +105,7 @@ fn config_of(arguments: &DoctorArguments) -> Result<Config, CommandError> {
 }
 
 fn subject(arguments: &DoctorArguments) -> String {
-    let what = arguments.what.as_ref();
+    let what = arguments.config.as_ref().or(arguments.what.as_ref());
     what.map_or_else(
         || "general advice".to_owned(),
         |what| what.display().to_string(),

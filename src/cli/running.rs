@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write as _};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 
@@ -46,7 +46,8 @@ pub(super) fn run(
     let io = |what: &str, error: &std::io::Error| {
         CommandError::failed(Failure(vec![format!("{what}: {error}")]))
     };
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).map_err(|e| io("signals", &e))?;
+    let mut signals =
+        Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1]).map_err(|e| io("signals", &e))?;
     // A failure closes the others, and must not leave the process deaf to whoever wants it gone.
     let impatience = Signals::new([SIGINT, SIGTERM]).map_err(|e| io("signals", &e))?;
     let (tell, failure) = channel();
@@ -64,10 +65,11 @@ pub(super) fn run(
     let controller = Controller::start(config, settings).map_err(CommandError::failed)?;
     announce(controller.facts());
     for signal in signals.forever() {
-        if signal != SIGUSR1 {
-            break;
+        match signal {
+            SIGUSR1 => say(&controller.summary()),
+            SIGHUP => tracing::info!("SIGHUP: nothing to reload yet"),
+            _ => break,
         }
-        say(&controller.summary());
     }
     // Without this thread it takes SIGKILL to end a stop that hangs: no reason not to stop.
     let _ = std::thread::Builder::new()

@@ -323,6 +323,7 @@ mod tests {
             portals: vec![portal],
             cores: vec![0, 1],
             reactors: Vec::new(),
+            ram: 1 << 30,
             sessions: 1024,
             poll: PollPolicy::Adaptive,
             notes: vec!["no huge pages".to_owned()],
@@ -343,7 +344,7 @@ mod tests {
         }
         assert_eq!(
             budget(&facts),
-            "memory     0 MiB of buffers in all, allocated; at most 1024 sessions\n"
+            "memory     0 MiB of buffers in all, allocated, + 1024 MiB of ram media; at most 1024 sessions\n"
         );
         assert!(text.ends_with("\nready\n"));
         assert!(announcement(&facts, true).contains("--portal 0.0.0.0"));

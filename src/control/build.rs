@@ -99,7 +99,8 @@ pub(super) fn open_storages(config: &Config, settings: &Settings) -> Result<Open
     }
 }
 
-fn spec_of(storage: &Storage) -> BackendSpec {
+/// What is opened for a storage.
+pub(super) fn spec_of(storage: &Storage) -> BackendSpec {
     BackendSpec {
         size: storage.size,
         block_size: storage.block_size,

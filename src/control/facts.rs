@@ -19,6 +19,8 @@ pub struct Facts {
     pub reactors: Vec<ReactorBudget>,
     /// How the reactors wait.
     pub poll: PollPolicy,
+    /// Bytes of media that are memory.
+    pub ram: u64,
     /// Sessions there may be at once: what memory has room for, and connections are allowed.
     pub sessions: usize,
     /// What was wished for and is not so, in sentences.
@@ -30,8 +32,12 @@ impl Facts {
     #[must_use]
     pub fn budget(&self) -> String {
         let bytes: usize = self.reactors.iter().map(|reactor| reactor.bytes).sum();
+        let ram = match self.ram {
+            0 => String::new(),
+            ram => format!(", + {} MiB of ram media", ram.div_ceil(1 << 20)),
+        };
         format!(
-            "{} MiB of buffers in all, allocated; at most {} sessions",
+            "{} MiB of buffers in all, allocated{ram}; at most {} sessions",
             bytes >> 20,
             self.sessions
         )

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::config::{Config, Storage};
 use super::placement::{Hint, Placed, Placement, Sqpoll, Wishes, place};
@@ -16,9 +17,14 @@ use crate::session::ReactorId;
 use crate::session::target::{Target, TargetSet};
 use crate::sys::machine::Machine;
 use crate::sys::ring::{self, NoRing, RingConfig};
+use crate::sys::topology::HUGE_PAGE_BYTES;
 
 /// Threads for what blocks: a storage alone has half of them, and the fifth that hangs takes the last.
 const OFFLOAD_THREADS: usize = 16;
+/// How long to wait for reserved huge pages that are in use.
+const HUGE_PAGE_PATIENCE: Duration = Duration::from_secs(1);
+/// Bytes of buffers of one reactor that has what it likes.
+const USUAL_POOL: u64 = 256 << 20;
 /// Operations in flight that every ring has room for, if it can be had.
 pub(super) const RING_ENTRIES: u32 = 1024;
 
@@ -71,6 +77,26 @@ pub(super) fn wishes(
     }
 }
 
+/// The machine, once whoever ended a moment ago has given back his huge pages: the kernel takes a while over those of a
+/// process that was killed. Does not wait where none are reserved, or enough are free.
+fn settled(config: &Config) -> Machine {
+    let since = Instant::now();
+    loop {
+        let machine = Machine::here();
+        let is_short = machine.topology.nodes.iter().any(|node| {
+            let cores = config.reactors.cores.as_ref();
+            let count = cores.map_or(machine.topology.cores.len(), Vec::len);
+            let usual = USUAL_POOL.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
+            let wanted = config.memory.bytes_per_node.unwrap_or(usual) / HUGE_PAGE_BYTES;
+            node.free_hugepages < node.hugepages.min(wanted)
+        });
+        if !is_short || since.elapsed() >= HUGE_PAGE_PATIENCE {
+            return machine;
+        }
+        std::thread::sleep(HUGE_PAGE_PATIENCE / 20);
+    }
+}
+
 impl<'a> Plan<'a> {
     /// Looks at the machine, which by now has the media, and places the reactors.
     pub(super) fn new(
@@ -79,7 +105,7 @@ impl<'a> Plan<'a> {
         seats: &'a [Seat],
         notes: &mut Vec<String>,
     ) -> Result<Self, Failure> {
-        let machine = Machine::here();
+        let machine = settled(config);
         // Where memory is short now, a reactor may still get one: an ended ring's memory comes back late. It says what it got.
         let may = matches!(ring::probe(), Ok(()) | Err(NoRing::NoMemory));
         let has_ring = wants_ring(config) && may;
@@ -202,6 +228,16 @@ impl<'a> Plan<'a> {
         })
     }
 
+    /// Bytes of the media that are memory.
+    fn ram(&self) -> u64 {
+        let is_ram = |seat: &&Seat| seat.medium.describe().starts_with("ram:");
+        let bytes = |seat: &Seat| {
+            let geometry = seat.medium.geometry();
+            geometry.capacity.0 << geometry.block_size.shift()
+        };
+        self.seats.iter().filter(is_ram).map(bytes).sum()
+    }
+
     pub(super) fn facts(
         &self,
         targets: &TargetSet,
@@ -228,6 +264,7 @@ impl<'a> Plan<'a> {
                 .sum::<usize>()
                 .min(self.settings.connections.open as usize),
             reactors,
+            ram: self.ram(),
             poll: self.config.reactors.poll,
             notes,
         }

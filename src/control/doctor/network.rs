@@ -61,10 +61,19 @@ pub(super) fn portals(case: &Case<'_>) -> Vec<Outcome> {
         .facts
         .number("net/ipv4/ip_unprivileged_port_start")
         .unwrap_or(1024);
-    let tried = case.config.portals.iter().zip(&case.probed.portals);
+    let portals = &case.config.portals;
+    let is_twice = |index: usize, address| {
+        let mut before = portals.iter().take(index);
+        before.any(|other| other.address == address)
+    };
+    let tried = portals.iter().zip(&case.probed.portals).enumerate();
     tried
-        .map(|(portal, outcome)| {
+        .map(|(index, (portal, outcome))| {
             let (address, port) = (portal.address, portal.address.port());
+            if port != 0 && is_twice(index, address) {
+                return Outcome::wrong(format!("{address} is the address of another portal too"))
+                    .advise("name it once");
+            }
             match outcome {
                 Ok(()) => Outcome::ok(format!("{address} is free")),
                 Err(Refusal::Taken) => {

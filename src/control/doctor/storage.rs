@@ -1,12 +1,12 @@
 //! Checks of files, block devices and the disks below.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::devices::Disk;
 use super::probe::{Place, There};
 use super::{Case, Outcome};
-use crate::backend::spec::BackendKind;
-use crate::control::build::QUEUE_DEPTH;
+use crate::backend::spec::{self, BackendKind};
+use crate::control::build::{QUEUE_DEPTH, spec_of};
 use crate::control::config::Storage;
 use crate::control::size;
 
@@ -75,7 +75,47 @@ fn disks<'a>(case: &'a Case<'_>) -> Vec<OnDisk<'a>> {
     all
 }
 
+/// What the daemon refuses without looking at any file, in its words.
+fn refused(case: &Case<'_>) -> Vec<Outcome> {
+    let available = case.facts.machine.limits.memory.available;
+    let is_file =
+        |storage: &Storage| matches!(storage.kind, BackendKind::File | BackendKind::IoUring);
+    let is_missing = |storage: &Storage| {
+        let mut places = case.probed.places.iter();
+        places.any(|(id, place)| *id == storage.device_id && matches!(place, Place::Missing(_)))
+    };
+    let mut outcomes = Vec::new();
+    let mut seen: Vec<(PathBuf, bool)> = Vec::new();
+    for storage in case.storages() {
+        let spec = spec_of(storage);
+        let mut errors = Vec::new();
+        if !is_file(storage) || is_missing(storage) {
+            errors.extend(spec::check(&spec, available).err());
+        }
+        if is_file(storage) {
+            let path = storage.path.canonicalize();
+            let path = path.unwrap_or_else(|_| storage.path.clone());
+            let shares =
+                |(other, reads): &(PathBuf, bool)| *other == path && !(*reads && storage.read_only);
+            errors.extend(seen.iter().any(shares).then(|| spec::in_use(&spec)));
+            seen.push((path, storage.read_only));
+        }
+        outcomes.extend(errors.into_iter().map(|error| {
+            let sentence = error.to_string();
+            Outcome::wrong(sentence).advise(error.remedy)
+        }));
+    }
+    outcomes
+}
+
 pub(super) fn files(case: &Case<'_>) -> Vec<Outcome> {
+    let mut outcomes = found(case);
+    outcomes.extend(refused(case));
+    outcomes
+}
+
+/// What became of each place that was looked at.
+fn found(case: &Case<'_>) -> Vec<Outcome> {
     let outcome = |(storage, place): (&Storage, &Place)| {
         let path = storage.path.display();
         match place {
@@ -105,7 +145,19 @@ pub(super) fn files(case: &Case<'_>) -> Vec<Outcome> {
             },
         }
     };
-    places(case).map(outcome).collect()
+    // Of a size that is refused, that is said instead.
+    let is_refused = |storage: &Storage, place: &Place| {
+        matches!(place, Place::Missing(Some(_))) && storage.size.is_some() && !whole(storage)
+    };
+    places(case)
+        .filter(|(storage, place)| !is_refused(storage, place))
+        .map(outcome)
+        .collect()
+}
+
+/// The size that was given is one of a disk.
+fn whole(storage: &Storage) -> bool {
+    spec::check(&spec_of(storage), u64::MAX).is_ok()
 }
 
 fn parent(storage: &Storage) -> &Path {

@@ -350,6 +350,17 @@ impl Drop for Ring {
             // the file that it is not his alone: its lock must stay as long as the operations.
             std::mem::forget(Arc::downgrade(&client.file));
         }
+        if self.free.len() == self.ops.len() {
+            // Else the kernel lets go of them some time after the process has ended, and whoever starts next finds its
+            // huge pages and its limit of locked memory used. What was not registered, or cannot be given back, is left.
+            let submitter = self.ring.submitter();
+            if !self.mappings.is_empty() {
+                let _ = submitter.unregister_buffers();
+            }
+            if !self.file_table.is_empty() {
+                let _ = submitter.unregister_files();
+            }
+        }
     }
 }
 
