@@ -19,7 +19,7 @@ use crate::sys::{errno, file, filesystem, interface, socket};
 /// What was tried out. What was not is `None` or empty: checks then say nothing of it.
 #[derive(Clone, Debug, Default)]
 pub struct Probed {
-    /// Entries of the queues that a ring of this process gets, of [`RING_ENTRIES`], or why it gets none.
+    /// Entries of the queues that a ring of this process gets when it asks for as many as a reactor, or why it gets none.
     pub io_uring: Option<Result<u32, NoRing>>,
     /// What became of each portal of the configuration, in its order.
     pub portals: Vec<Result<(), Refusal>>,
