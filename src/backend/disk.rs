@@ -301,6 +301,12 @@ pub(super) fn after_stable(error: &io::Error) -> AfterStable {
     }
 }
 
+/// log2 of logical blocks per physical block.
+pub(super) fn exponent(physical: u32, block_size: crate::units::BlockSize) -> u8 {
+    let ratio = (physical / block_size.bytes()).max(1);
+    u8::try_from(ratio.ilog2()).expect("at most 31")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -337,7 +337,7 @@ fn open_file(
         geometry: Geometry {
             block_size: spec.block_size,
             capacity: spec.block_size.blocks_in(bytes),
-            physical_block_exponent: exponent(physical, spec.block_size),
+            physical_block_exponent: super::disk::exponent(physical, spec.block_size),
             read_only: spec.read_only,
             write_cache: spec.write_cache,
             forgets: false,
@@ -514,12 +514,6 @@ fn choose_direct(
     } else {
         Ok(false)
     }
-}
-
-/// log2 of logical blocks per physical block.
-fn exponent(physical: u32, block_size: BlockSize) -> u8 {
-    let ratio = (physical / block_size.bytes()).max(1);
-    u8::try_from(ratio.ilog2()).expect("at most 31")
 }
 
 #[cfg(test)]
