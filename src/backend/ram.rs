@@ -13,6 +13,9 @@ use crate::sys::cpu;
 use crate::sys::hugepage::HUGE_PAGE;
 use crate::units::{BlockSize, Extent};
 
+/// Pages of so many bytes are there before the medium is: that takes the better part of a second.
+const AT_ONCE: usize = 2 << 30;
+
 /// Memory served as blocks.
 #[derive(Debug)]
 pub struct RamMedium {
@@ -22,8 +25,9 @@ pub struct RamMedium {
 }
 
 impl RamMedium {
-    /// `bytes` of zeroes. Where that leaves most of the free memory to others, a thread takes it from the kernel
-    /// in the background, so that writes soon find their pages there; else pages are taken when they are written.
+    /// `bytes` of zeroes. Where that leaves most of the free memory to others, its pages are taken from the kernel
+    /// before anybody can write: those of the first [`AT_ONCE`] bytes here, the others by a thread in the background.
+    /// Else they are taken when they are written, which holds a reactor up for as long as the kernel zeroes one.
     ///
     /// # Errors
     /// When there is no memory.
@@ -37,7 +41,10 @@ impl RamMedium {
         let (memory, _report) = SharedMemory::new(len, true)?;
         let memory = Arc::new(memory);
         if !read_only && bytes <= cpu::free_memory() / 4 {
-            populate_in_background(&memory, len);
+            memory.populate(0, len.min(AT_ONCE));
+            if len > AT_ONCE {
+                populate_in_background(&memory, len);
+            }
         }
         Ok(Self {
             memory,
@@ -54,13 +61,13 @@ impl RamMedium {
     }
 }
 
-/// Goes through the memory once, as long as it is in use, when the machine has nothing else to do.
+/// Goes through the rest of the memory once, as long as it is in use, when the machine has nothing else to do.
 fn populate_in_background(memory: &Arc<SharedMemory>, len: usize) {
     let memory = Arc::downgrade(memory);
     let go_through = move || {
         // Otherwise it is in the way, but not for long.
         let _ = cpu::run_current_thread_last();
-        for start in (0..len).step_by(HUGE_PAGE) {
+        for start in (AT_ONCE..len).step_by(HUGE_PAGE) {
             match memory.upgrade() {
                 Some(memory) => memory.populate(start, HUGE_PAGE),
                 None => return,
