@@ -45,6 +45,10 @@ impl Session {
         let unit = task.unit.and_then(|u| self.luns.unit(u))?;
         let lent = home.units.in_place(unit, extent)?;
         let bytes = lent.byte_len();
+        // More than that is quicker copied first: the kernel sends what is in the cache.
+        if bytes > CHUNK {
+            return None;
+        }
         let room = task.data.as_ref().map_or(CHUNK, Buffer::len);
         debug_assert!(bytes <= room, "there is a place to keep it");
         debug_assert!(task.data.is_some() || task.promised, "or memory for it");
