@@ -26,7 +26,7 @@ pub struct RamMedium {
 
 impl RamMedium {
     /// `bytes` of zeroes. Where that leaves most of the free memory to others, its pages are taken from the kernel
-    /// before anybody can write: those of the first [`AT_ONCE`] bytes here, the others by a thread in the background.
+    /// before anybody can write: those of the first 2 GiB here, the others by a thread in the background.
     /// Else they are taken when they are written, which holds a reactor up for as long as the kernel zeroes one.
     ///
     /// # Errors
